@@ -1,0 +1,199 @@
+/**
+ * Node commands: typed contracts between the workflows and what runs on a node.
+ *
+ * The SSM document and the bash script implement a contract on real nodes, the simulated node in the local cloud; one contract suite runs over both.
+ *
+ * A command's parameters are few and never secret, because Run Command keeps them in clear: free text travels in the delivery, a file list
+ * behind one presigned URL. A result is one line of JSON, first on stdout, under 2,000 bytes: ListCommandInvocations keeps the first
+ * 2,500 characters of a plugin's output (AWS SSM API reference).
+ */
+import { z } from "zod";
+
+/** Presigned URL of a delivery list: see `deliveryLine`. A query string of a presigned URL holds only these characters. */
+const deliveryUrl = z.string().regex(/^https:\/\/[A-Za-z0-9._~:/?&=%+-]{1,3500}$/);
+const role = z.enum(["server", "agent"]);
+const ipv4 = z.string().regex(/^(\d{1,3}\.){3}\d{1,3}$/);
+
+/**
+ * Why a node cannot go on: the code names a heading of the runbook and decides whether another node could do better.
+ * `message` is for a person, at most 400 characters, redacted.
+ */
+export const nodeFailureCodes = [
+  "UnsupportedOs",
+  "ClockWrong",
+  "DiskFull",
+  "PortInUse",
+  "CgroupMissing",
+  "ForeignRke2",
+  "DownloadFailed",
+  "ChecksumMismatch",
+  "KernelParameter",
+  "ConfigInvalid",
+  "TokenRejected",
+  "DuplicateNode",
+  "SplitBrain",
+  "AlreadyMember",
+  "StartTimedOut",
+  "ServiceFailed",
+  "NotReady",
+  "UploadFailed",
+  "AnotherCommandRuns",
+  "Internal",
+] as const;
+export type NodeFailureCode = (typeof nodeFailureCodes)[number];
+
+export const nodeFailureSchema = z.strictObject({
+  ok: z.literal(false),
+  code: z.enum(nodeFailureCodes),
+  message: z.string().max(400),
+  /** Last lines of the service's log, redacted; at most 1,000 characters. */
+  log: z.string().max(1000).default(""),
+});
+export type NodeFailure = z.output<typeof nodeFailureSchema>;
+
+const succeeded = { ok: z.literal(true), node: z.string(), changed: z.boolean() };
+
+/**
+ * Contracts. `deadlineSeconds` is the document's executionTimeout: the script bounds every wait of its own below it.
+ * `mode` tells whether a group of up to 50 nodes runs it together, or one node at a time.
+ */
+export const nodeCommands = {
+  /**
+   * Preflight of the machine, then fetch, verify and place the release's archives and the configuration files. Starts nothing.
+   * The delivery holds the checksum file, the bundle, the image archives, config.yaml and its neighbours.
+   */
+  "prepare-node": {
+    parameters: z.strictObject({
+      role,
+      pool: z.string(),
+      delivery: deliveryUrl,
+      version: z.string(),
+      profile: z.enum(["none", "cis"]),
+      selinux: z.enum(["true", "false"]),
+    }),
+    result: z.strictObject({ ...succeeded, version: z.string(), warnings: z.array(z.string()).max(5) }),
+    deadlineSeconds: 900,
+    mode: "group",
+  },
+  /**
+   * Starts rke2-server: `bootstrap` makes the cluster, `join` registers with `joinAddress`. Waits until this node is Ready and its etcd member
+   * votes, then points the file left behind at `endpoint`. With bootstrap the delivery holds upload addresses for the kubeconfig.
+   * Bootstrap on a machine whose disk holds etcd data of a cluster is a restart; join on a machine that is a member changes nothing.
+   */
+  "start-server": {
+    parameters: z.strictObject({
+      mode: z.enum(["bootstrap", "join"]),
+      pool: z.string(),
+      delivery: deliveryUrl,
+      joinAddress: z.union([ipv4, z.literal("")]),
+      endpoint: z.string(),
+    }),
+    result: z.strictObject({
+      ...succeeded,
+      address: ipv4,
+      caHash: z.string().regex(/^[0-9a-f]{64}$/),
+      voter: z.boolean(),
+      members: z.number().int(),
+      version: z.string(),
+    }),
+    deadlineSeconds: 1500,
+    mode: "single",
+  },
+  /** Starts rke2-agent against `joinAddress`, waits until this node's kubelet is Ready, then points the file left behind at `endpoint`. */
+  "start-agent": {
+    parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl, joinAddress: ipv4, endpoint: z.string() }),
+    result: z.strictObject({ ...succeeded, version: z.string() }),
+    deadlineSeconds: 900,
+    mode: "group",
+  },
+  /** Reads the cluster as this server sees it; changes nothing. Counts, not lists: the answer fits whatever the cluster's size. */
+  "check-cluster": {
+    parameters: z.strictObject({ pool: z.string() }),
+    result: z.strictObject({
+      ...succeeded,
+      clusterId: z.string().describe("uid of the kube-system namespace: the same from every server of one cluster"),
+      caHash: z.string(),
+      apiReady: z.boolean(),
+      members: z.number().int(),
+      voters: z.number().int(),
+      serversReady: z.number().int(),
+      agentsReady: z.number().int(),
+      nodes: z.number().int(),
+      notReady: z.array(z.string()).max(20),
+      podsPending: z.number().int(),
+      version: z.string(),
+    }),
+    deadlineSeconds: 120,
+    mode: "single",
+  },
+  /**
+   * Run on a healthy server: takes other nodes out of the cluster by name. Deletes the Node object, waits until its etcd member is gone, deletes the
+   * node password. A name that is not there is already removed.
+   */
+  "remove-node": {
+    parameters: z.strictObject({ pool: z.string(), nodes: z.string().regex(/^[a-z0-9-]+(,[a-z0-9-]+){0,49}$/), role }),
+    result: z.strictObject({ ...succeeded, removed: z.number().int(), members: z.number().int() }),
+    deadlineSeconds: 300,
+    mode: "single",
+  },
+  /** Gathers logs and states, secrets redacted, and puts them where the delivery says. */
+  "collect-diagnostics": {
+    parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl }),
+    result: z.strictObject({ ...succeeded, bytes: z.number().int(), sha256: z.string() }),
+    deadlineSeconds: 300,
+    mode: "group",
+  },
+} as const;
+
+export type NodeCommandName = keyof typeof nodeCommands;
+export type NodeCommandParameters<N extends NodeCommandName> = z.output<(typeof nodeCommands)[N]["parameters"]>;
+export type NodeCommandResult<N extends NodeCommandName> = z.output<(typeof nodeCommands)[N]["result"]>;
+
+/** Seconds in which an online agent must pick a command up, before SSM calls it undeliverable; 30 is SSM's least. */
+export const deliveryTimeoutSeconds = 60;
+
+/**
+ * One line of a delivery list, what a node fetches or uploads: `get <sha256 or -> <mode> <target path> <url>` or
+ * `put <name> <url> [header: value]...`, tab separated. Bash reads it without a JSON parser.
+ */
+export type DeliveryEntry =
+  | { readonly kind: "get"; readonly sha256: string | undefined; readonly mode: string; readonly target: string; readonly url: string }
+  | { readonly kind: "put"; readonly name: string; readonly url: string; readonly headers: Readonly<Record<string, string>> };
+
+export function deliveryLine(entry: DeliveryEntry): string {
+  if (entry.kind === "get") return ["get", entry.sha256 ?? "-", entry.mode, entry.target, entry.url].join("\t");
+  return ["put", entry.name, entry.url, ...Object.entries(entry.headers).map(([name, value]) => `${name}: ${value}`)].join("\t");
+}
+
+/** Reads a delivery list back; throws on a line that is neither. Used by nodes that are simulated and by tests. */
+export function parseDelivery(text: string): DeliveryEntry[] {
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line): DeliveryEntry => {
+      const [kind, second, third, fourth, fifth, ...rest] = line.split("\t");
+      if (kind === "get" && second && third && fourth && fifth) {
+        return { kind, sha256: second === "-" ? undefined : second, mode: third, target: fourth, url: fifth };
+      }
+      if (kind === "put" && second && third) {
+        const headers = [fourth, fifth, ...rest].filter((header) => header !== undefined && header !== "");
+        return { kind, name: second, url: third, headers: Object.fromEntries(headers.map((header) => splitHeader(header as string))) };
+      }
+      throw new Error(`not a delivery line: ${line.slice(0, 40)}`);
+    });
+}
+
+function splitHeader(header: string): [string, string] {
+  const at = header.indexOf(": ");
+  return [header.slice(0, at), header.slice(at + 2)];
+}
+
+/** Targets a delivery may write, absolute paths. RKE2's own layout; `staging` holds what is verified before it is placed. */
+export const nodePaths = {
+  staging: "/var/lib/drover/staging",
+  config: "/etc/rancher/rke2/config.yaml",
+  registries: "/etc/rancher/rke2/registries.yaml",
+  podSecurity: "/etc/rancher/rke2/psa.yaml",
+  manifests: "/var/lib/rancher/rke2/server/manifests",
+  images: "/var/lib/rancher/rke2/agent/images",
+} as const;

@@ -1,0 +1,134 @@
+/**
+ * What the state bucket remembers of a cluster. What exists in EC2 and Kubernetes is read there, never copied here.
+ *
+ * Times are ISO 8601 in UTC. A record is changed by If-Match only.
+ */
+import type { ClusterFile } from "./cluster-file.js";
+
+export type OperationKind = "create" | "delete";
+
+export type ClusterPhase = "creating" | "ready" | "failed" | "deleting";
+
+/** Kubernetes' conditions, as the status command shows them. */
+export interface Condition {
+  readonly type: "Endpoint" | "ControlPlane" | "Agents";
+  readonly status: "True" | "False" | "Unknown";
+  readonly reason: string;
+  readonly message: string;
+  readonly at: string;
+}
+
+/**
+ * The one decision about who may start without `server:`. Written once by If-Match before the command is sent. A later decision exists only when
+ * `decideBootstrap` finds that nothing of the cluster lives: its number is one higher and the earlier ones stay in the history.
+ */
+export interface BootstrapDecision {
+  readonly number: number;
+  readonly instanceId: string;
+  readonly operation: string;
+  readonly at: string;
+  /** Set when the chosen server has answered: cluster id and CA hash that every later server must share. */
+  readonly done?: { readonly at: string; readonly address: string; readonly caHash: string };
+}
+
+/** Everything about the endpoint that later steps need. */
+export interface EndpointRecord {
+  readonly loadBalancerArn: string;
+  readonly dnsName: string;
+  readonly supervisorTargetGroupArn: string;
+  readonly apiTargetGroupArn: string;
+  readonly endpointSecurityGroupId: string;
+  readonly nodeSecurityGroupId: string;
+  readonly createdAt: string;
+}
+
+/** A server that votes; removed when it leaves. */
+export interface ServerMember {
+  readonly instanceId: string;
+  readonly slot: number;
+  readonly address: string;
+  readonly at: string;
+}
+
+export interface ClusterRecord {
+  readonly schema: 1;
+  readonly name: string;
+  /** Random, never re-used: tells this cluster from an earlier one of the same name. */
+  readonly uid: string;
+  /** Rises by one with every change of the wanted state. */
+  readonly generation: number;
+  readonly phase: ClusterPhase;
+  readonly createdAt: string;
+  readonly wanted: ClusterFile;
+  /** Resolved once, so that a moved channel or image parameter cannot mix versions within a cluster. */
+  readonly resolved?: { readonly version: string; readonly imageId: string; readonly rootDeviceName: string };
+  readonly bootstrap?: BootstrapDecision;
+  readonly abandonedBootstraps: readonly BootstrapDecision[];
+  readonly endpoint?: EndpointRecord;
+  readonly members: readonly ServerMember[];
+  readonly secrets: Readonly<Record<"server-token" | "agent-token" | "kubeconfig", number>>;
+  readonly conditions: readonly Condition[];
+  readonly operation?: string;
+}
+
+/** Law 2: who may change the cluster. */
+export interface Lease {
+  readonly cluster: string;
+  /** ARN of the execution that holds it. */
+  readonly holder: string;
+  readonly operation: string;
+  readonly takenAt: string;
+}
+
+export type OperationStatus = "accepted" | "running" | "succeeded" | "failed";
+
+export interface OperationRecord {
+  readonly schema: 1;
+  readonly id: string;
+  readonly kind: OperationKind;
+  readonly cluster: string;
+  readonly uid: string;
+  readonly status: OperationStatus;
+  readonly requestedBy: string;
+  readonly requestId: string;
+  readonly acceptedAt: string;
+  readonly startedAt?: string;
+  readonly endedAt?: string;
+  readonly execution: string;
+  readonly steps: readonly StepRecord[];
+  readonly outcome?: Readonly<Record<string, unknown>>;
+  readonly card?: FailureCard;
+}
+
+/** One named milestone, as progress shows it. */
+export interface StepRecord {
+  readonly name: string;
+  readonly at: string;
+  readonly detail: string;
+}
+
+/** Law 12: what a person reads at three in the morning. Never holds a secret. */
+export interface FailureCard {
+  readonly operation: string;
+  readonly cluster: string;
+  /** A failure name; its heading in docs/runbook.md. */
+  readonly failure: string;
+  readonly state: string;
+  readonly what: string;
+  readonly likelyCause: string;
+  /** Node it happened on, with the last lines of its log, redacted. */
+  readonly node?: { readonly name: string; readonly instanceId: string; readonly log: string };
+  /** Commands to type next, the likeliest first. */
+  readonly next: readonly string[];
+  /** What exists and costs money until the next command runs. */
+  readonly left: { readonly resources: readonly LeftResource[]; readonly dollarsPerHour: number };
+  readonly at: string;
+  readonly runbook: string;
+}
+
+export interface LeftResource {
+  readonly kind: "instance" | "volume" | "network-interface" | "load-balancer" | "target-group" | "security-group" | "secret";
+  readonly id: string;
+  readonly detail: string;
+  readonly dollarsPerHour: number;
+}
