@@ -1,0 +1,145 @@
+/**
+ * Events on the bus `drover`: what may be asked for there, and what Drover says about clusters.
+ *
+ * One table gives the handlers' parsing, the rules' patterns and the published schemas. No event carries a secret, and each stays far below the
+ * 256 KB that Step Functions could still take as input. Delivery is at least once and in no order (EventBridge user guide): a reader tells events apart
+ * by `operation` or `requestId`.
+ */
+import { z } from "zod";
+import { clusterFileLimitBytes, createRequestSchema, deleteRequestSchema } from "./api.js";
+
+/** The bus's name in every deployment: one deployment per account and Region. */
+export const busName = "drover";
+
+/**
+ * Who speaks. Two sources, so that a pipeline can be allowed to ask (`events:source` = `drover.request`) without being able to announce
+ * a cluster that does not exist.
+ */
+export const eventSources = { request: "drover.request", announcement: "drover" } as const;
+
+const operationKind = z.enum(["create", "delete"]);
+const at = z.iso.datetime().describe("Instant in UTC, ISO 8601.");
+const cluster = z.string().max(30).describe("Name of the cluster.");
+const uid = z.string().describe("Never re-used: tells this cluster from an earlier one of the same name.");
+const operation = z.string().describe("Id of the operation, as in `drover operations`.");
+
+/** Every detail type, with the schema of its detail. Requests are strict; announcements may gain members, so readers must ignore what they do not know. */
+export const events = {
+  "Cluster Create Requested": {
+    source: eventSources.request,
+    summary: "Asks for a cluster to be created from a cluster file.",
+    detail: z.strictObject({
+      requestId: createRequestSchema.shape.requestId,
+      file: z.string().max(clusterFileLimitBytes).describe("The cluster file as text: YAML or JSON."),
+    }),
+  },
+  "Cluster Delete Requested": {
+    source: eventSources.request,
+    summary: "Asks for a cluster and everything of it in the account to be deleted.",
+    detail: z.strictObject({
+      requestId: deleteRequestSchema.shape.requestId,
+      cluster,
+      confirm: z.string().describe("The cluster's name again."),
+      overrideProtection: deleteRequestSchema.shape.overrideProtection,
+    }),
+  },
+  "Operation Accepted": {
+    source: eventSources.announcement,
+    summary: "A request was admitted and its workflow started.",
+    detail: z.object({ operation, cluster, kind: operationKind, requestId: z.string(), requestedBy: z.string(), at }),
+  },
+  "Operation Refused": {
+    source: eventSources.announcement,
+    summary: "A request from the bus was not admitted; nothing was changed. The only answer a request on the bus can get.",
+    detail: z.object({
+      requestId: z.string(),
+      error: z.enum(["Invalid", "NotFound", "Busy", "Unsafe"]),
+      message: z.string(),
+      next: z.string(),
+      faults: z.array(z.object({ path: z.string(), message: z.string() })),
+      at,
+    }),
+  },
+  "Operation Failed": {
+    source: eventSources.announcement,
+    summary: "An operation ended without reaching its goal; its failure card says what to type next.",
+    detail: z.object({
+      operation,
+      cluster,
+      kind: operationKind,
+      failure: z.string().describe("A failure name with a heading in the runbook."),
+      state: z.string(),
+      what: z.string(),
+      runbook: z.string(),
+      at,
+    }),
+  },
+  "Cluster Ready": {
+    source: eventSources.announcement,
+    summary: "Every server votes, every agent is Ready, and the endpoint answers.",
+    detail: z.object({
+      operation,
+      cluster,
+      uid,
+      version: z.string(),
+      endpoint: z.string().describe("DNS name of the load balancer."),
+      servers: z.number().int(),
+      agents: z.number().int(),
+      at,
+    }),
+  },
+  "Cluster Deleted": {
+    source: eventSources.announcement,
+    summary: "The cluster is gone; what is left in the account, if anything, is named with its cost.",
+    detail: z.object({ operation, cluster, uid, left: z.array(z.string()), dollarsPerMonth: z.number(), at }),
+  },
+} as const;
+
+export type EventName = keyof typeof events;
+export type EventDetail<N extends EventName> = z.output<(typeof events)[N]["detail"]>;
+
+/** Detail types of one source, in the order of the table. */
+export function eventNames(source: (typeof eventSources)[keyof typeof eventSources]): EventName[] {
+  return (Object.keys(events) as EventName[]).filter((name) => events[name].source === source);
+}
+
+/**
+ * One event as an OpenAPI document in the form of EventBridge's schema registry, which makes code bindings from it
+ * (EventBridge user guide, "Creating schemas").
+ */
+export function eventSchemaDocument(name: EventName): Record<string, unknown> {
+  const { detail, source, summary } = events[name];
+  const shape = name.replaceAll(" ", "");
+  return {
+    openapi: "3.0.0",
+    info: { version: "1.0.0", title: shape, description: summary },
+    paths: {},
+    components: {
+      schemas: {
+        AWSEvent: {
+          type: "object",
+          required: ["detail-type", "resources", "detail", "id", "source", "time", "region", "version", "account"],
+          "x-amazon-events-detail-type": name,
+          "x-amazon-events-source": source,
+          properties: {
+            detail: { $ref: `#/components/schemas/${shape}` },
+            "detail-type": { type: "string" },
+            resources: { type: "array", items: { type: "string" } },
+            id: { type: "string" },
+            source: { type: "string" },
+            time: { type: "string", format: "date-time" },
+            region: { type: "string" },
+            version: { type: "string" },
+            account: { type: "string" },
+          },
+        },
+        [shape]: z.toJSONSchema(detail, { target: "openapi-3.0", io: "input" }),
+      },
+    },
+  };
+}
+
+/** Name of an event's schema in the registry `drover`: source, `@` and detail type without spaces, as EventBridge's own discovery spells it. */
+export function eventSchemaName(name: EventName): string {
+  return `${events[name].source}@${name.replaceAll(" ", "")}`;
+}
