@@ -10,6 +10,8 @@ export const stateKeys = {
   allClusters: "clusters/",
   lease: (cluster: string) => `clusters/${cluster}/lease.json`,
   admission: (cluster: string) => `clusters/${cluster}/admission.json`,
+  /** Every launch and refusal (launch.ts); changed by If-Match only. */
+  launches: (cluster: string) => `clusters/${cluster}/launches.json`,
   operations: (cluster: string) => `clusters/${cluster}/operations/`,
   operation: (cluster: string, operation: string) => `clusters/${cluster}/operations/${operation}.json`,
   /** What one operation works with: the plan of slots, and the groups of nodes that go through a command together. */

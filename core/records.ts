@@ -29,6 +29,8 @@ export interface BootstrapDecision {
   readonly at: string;
   /** Set when the chosen server has answered: cluster id and CA hash that every later server must share. */
   readonly done?: { readonly at: string; readonly address: string; readonly caHash: string };
+  /** Set when it moves to the history although it had answered: nodes launched up to then may belong to the lost cluster and are replaced. */
+  readonly abandonedAt?: string;
 }
 
 /** Everything about the endpoint that later steps need. */

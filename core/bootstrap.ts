@@ -1,0 +1,204 @@
+/**
+ * Law 1: one bootstrap, ever. Who may start without `server:`.
+ *
+ * A server that starts with neither `server:` nor etcd data on its disk always makes a new cluster (rke2-docs, "High availability"); two of them are a
+ * split brain that nothing heals. So the choice is a decision in the cluster's record, written by If-Match before the command is sent: of
+ * racing writers one wins, and everybody else reads the winner's decision and acts on it.
+ */
+import { isAlive, type ObservedInstance, visibleWithinSeconds } from "./nodes.js";
+import type { BootstrapDecision, ClusterRecord, ServerMember } from "./records.js";
+
+export type BootstrapAnswer =
+  /** Write `decision` and `abandoned` (the whole history) to the record by If-Match, then send the command to the candidate. */
+  | { readonly kind: "bootstrap"; readonly decision: BootstrapDecision; readonly abandoned: readonly BootstrapDecision[] }
+  /** The candidate was chosen before: send the same command again, or find the one that was sent. */
+  | { readonly kind: "resume"; readonly decision: BootstrapDecision }
+  /** The cluster exists and lives elsewhere. */
+  | { readonly kind: "join"; readonly address: string }
+  /** Another instance was chosen and has not answered yet, or what happened to it is not certain yet. */
+  | { readonly kind: "wait"; readonly instanceId: string; readonly reason: string }
+  /**
+   * The first server answered, then was lost with all it held. Write `abandoned` to the record without a decision, by If-Match; then terminate every
+   * server and agent launched up to `launchedUntil`, for any of them may have been started against the lost cluster; launch anew and ask again.
+   */
+  | {
+      readonly kind: "replace";
+      readonly abandoned: readonly BootstrapDecision[];
+      readonly replaceStarted: true;
+      readonly launchedUntil: string;
+      readonly reason: string;
+    }
+  /** Only a person can go on. */
+  | { readonly kind: "stop"; readonly reason: string };
+
+/**
+ * Decides what the candidate may do about the cluster's first start.
+ *
+ * A later decision exists only when the instance chosen before is terminated for certain, no other server ever became a member, no snapshot
+ * exists, and the cluster was never ready. If that instance had not answered, nothing was ever started against it and the new decision follows at
+ * once; if it had, everything launched until then is replaced first.
+ *
+ * @param servers   the cluster's servers in EC2 now, terminated ones included while EC2 shows them
+ * @param candidate id of the instance that asks
+ * @param now       ISO 8601
+ * @param snapshots snapshots that exist of this cluster (its uid)
+ */
+export function decideBootstrap(input: {
+  readonly record: ClusterRecord;
+  readonly servers: readonly ObservedInstance[];
+  readonly candidate: string;
+  readonly operation: string;
+  readonly now: string;
+  readonly snapshots: number;
+}): BootstrapAnswer {
+  const { record, servers, candidate } = input;
+  const { name } = record;
+  if (record.phase === "deleting") return stop(`${name} is being deleted: nothing of it is started`);
+  const asking = servers.find((server) => server.instanceId === candidate);
+  if (asking === undefined || asking.state !== "running") {
+    return wait(candidate, `${candidate} is ${asking?.state ?? "not shown by EC2"}, and a server is started only when its instance is running`);
+  }
+
+  const decided = record.bootstrap;
+  if (decided === undefined) return decideFirst(input, asking);
+
+  const others = record.members.filter((member) => member.instanceId !== decided.instanceId);
+  const chosen = servers.find((server) => server.instanceId === decided.instanceId);
+  const leftAgain = decided.done !== undefined && others.length > 0 && !record.members.some((member) => member.instanceId === candidate);
+  if (decided.instanceId === candidate && !leftAgain) return decideForChosen(input, decided, others);
+  if (decided.done !== undefined && others.length > 0) return decideJoinAmong(input);
+
+  const fate = fateOf(chosen, decided, input.now);
+  switch (fate) {
+    case "alive":
+      if (decided.done !== undefined) return { kind: "join", address: decided.done.address };
+      return wait(decided.instanceId, `${decided.instanceId} was chosen to bootstrap ${name} and has not answered yet`);
+    case "uncertain":
+      return wait(
+        decided.instanceId,
+        `${decided.instanceId} was chosen to bootstrap ${name} and is ${chosen?.state ?? "not shown by EC2"}: not certain to be gone yet`,
+      );
+    case "stopped":
+      return stop(`${decided.instanceId} was chosen to bootstrap ${name} and is stopped, with its disk: start it, or terminate it`);
+    case "terminated":
+      return decideAgain(input, decided, others);
+  }
+}
+
+/**
+ * The server to ask about the first start: the decided one while it is online, else the lowest slot of those online that were launched since the last
+ * cluster was abandoned. Undefined when there is none. Any choice is safe, because `decideBootstrap` answers it.
+ */
+export function chooseFirstServer(online: readonly ObservedInstance[], record: ClusterRecord): ObservedInstance | undefined {
+  const decided = online.find((server) => server.instanceId === record.bootstrap?.instanceId && isAlive(server.state));
+  if (decided !== undefined) return decided;
+  return online
+    .filter((server) => server.role === "server" && isAlive(server.state) && isFresh(server, record.abandonedBootstraps))
+    .sort((a, b) => a.slot - b.slot || (a.instanceId < b.instanceId ? -1 : 1))[0];
+}
+
+function decideFirst(input: Parameters<typeof decideBootstrap>[0], asking: ObservedInstance): BootstrapAnswer {
+  const { record, snapshots } = input;
+  if (record.members.length > 0) return stop(`the record of ${record.name} lists ${listed(record.members)} but no bootstrap: it is damaged`);
+  if (snapshots > 0) return stop(`${record.name} has ${count(snapshots, "snapshot")}: it is restored, never bootstrapped again`);
+  if (record.phase === "ready") return stop(`${record.name} was ready, but its record holds no bootstrap: it is damaged`);
+  if (!isFresh(asking, record.abandonedBootstraps)) {
+    const last = record.abandonedBootstraps.at(-1);
+    return {
+      kind: "replace",
+      abandoned: record.abandonedBootstraps,
+      replaceStarted: true,
+      launchedUntil: last?.abandonedAt ?? input.now,
+      reason: `${asking.instanceId} was launched before the cluster that ${last?.instanceId} bootstrapped was abandoned, and may belong to it`,
+    };
+  }
+  return decide(input, record.abandonedBootstraps);
+}
+
+function decideForChosen(input: Parameters<typeof decideBootstrap>[0], decided: BootstrapDecision, others: readonly ServerMember[]): BootstrapAnswer {
+  if (decided.done === undefined && others.length > 0) {
+    return stop(`the record of ${input.record.name} lists ${listed(others)} although ${decided.instanceId} has not bootstrapped: it is damaged`);
+  }
+  return { kind: "resume", decision: decided };
+}
+
+/** The cluster has members beside the first server: join one that runs, as long as etcd can take a member at all. */
+function decideJoinAmong(input: Parameters<typeof decideBootstrap>[0]): BootstrapAnswer {
+  const { record, servers, candidate } = input;
+  const running = record.members.filter((member) => servers.some((server) => server.instanceId === member.instanceId && server.state === "running"));
+  const majority = Math.floor(record.members.length / 2) + 1;
+  const alive = record.members.filter((member) => {
+    const server = servers.find((each) => each.instanceId === member.instanceId);
+    return server !== undefined && server.state !== "terminated";
+  });
+  const [first] = running.filter((member) => member.instanceId !== candidate).sort((a, b) => a.slot - b.slot);
+  if (first !== undefined && running.length >= majority) return { kind: "join", address: first.address };
+  const found = `${running.length} of ${count(record.members.length, "member")} of ${record.name} run, majority is ${majority}`;
+  if (alive.length >= majority) return wait(alive[0]?.instanceId ?? "", `${found}: waiting for the others`);
+  return stop(`${found}: etcd takes no new member, and the cluster is restored or deleted, never bootstrapped again`);
+}
+
+function decideAgain(input: Parameters<typeof decideBootstrap>[0], decided: BootstrapDecision, others: readonly ServerMember[]): BootstrapAnswer {
+  const { record, snapshots, now } = input;
+  const gone = `${decided.instanceId}, which was chosen to bootstrap ${record.name}, is terminated`;
+  if (others.length > 0) return stop(`${gone}, but ${listed(others)} ${others.length === 1 ? "was a member" : "were members"} of it`);
+  if (snapshots > 0) return stop(`${gone}, and ${count(snapshots, "snapshot")} of it exist: restore from the newest`);
+  if (record.phase === "ready")
+    return stop(`${gone} after ${record.name} was ready: its data is lost, and a new cluster must not take its name unasked`);
+  if (decided.done === undefined) return decide(input, [...record.abandonedBootstraps, decided]);
+  return {
+    kind: "replace",
+    abandoned: [...record.abandonedBootstraps, { ...decided, abandonedAt: now }],
+    replaceStarted: true,
+    launchedUntil: now,
+    reason: `${gone} with all it held: nodes started against it are replaced before a new first server is chosen`,
+  };
+}
+
+function decide(input: Parameters<typeof decideBootstrap>[0], abandoned: readonly BootstrapDecision[]): BootstrapAnswer {
+  const number = Math.max(0, ...abandoned.map((decision) => decision.number)) + 1;
+  return { kind: "bootstrap", decision: { number, instanceId: input.candidate, operation: input.operation, at: input.now }, abandoned };
+}
+
+/**
+ * `terminated` only for certain: EC2 says so, or EC2 no longer knows an instance chosen so long ago that it cannot merely be unseen. An instance
+ * that is shutting down still runs processes.
+ */
+function fateOf(chosen: ObservedInstance | undefined, decided: BootstrapDecision, now: string): "alive" | "uncertain" | "stopped" | "terminated" {
+  if (chosen === undefined) return Date.parse(now) - Date.parse(decided.at) > visibleWithinSeconds * 1000 ? "terminated" : "uncertain";
+  switch (chosen.state) {
+    case "pending":
+    case "running":
+    case "unseen":
+      return "alive";
+    case "shutting-down":
+    case "stopping":
+      return "uncertain";
+    case "stopped":
+      return "stopped";
+    case "terminated":
+      return "terminated";
+  }
+}
+
+/** Launched after the last cluster that had answered was abandoned, so that it cannot have been started against it. */
+function isFresh(server: ObservedInstance, abandoned: readonly BootstrapDecision[]): boolean {
+  const since = Math.max(0, ...abandoned.map((decision) => (decision.abandonedAt === undefined ? 0 : Date.parse(decision.abandonedAt))));
+  return Date.parse(server.launchedAt) > since || since === 0;
+}
+
+function stop(reason: string): BootstrapAnswer {
+  return { kind: "stop", reason };
+}
+
+function wait(instanceId: string, reason: string): BootstrapAnswer {
+  return { kind: "wait", instanceId, reason };
+}
+
+function listed(members: readonly ServerMember[]): string {
+  return members.map((member) => member.instanceId).join(", ");
+}
+
+function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
