@@ -7,6 +7,7 @@
  * is repeated as it was. What a batch does next depends on its own history alone, never on that of a batch that runs beside it.
  */
 import { createHash } from "node:crypto";
+import { classifyAwsError } from "./aws-errors.js";
 import type { ClusterFile } from "./cluster-file.js";
 import { serverPool } from "./layout.js";
 import { byPlace, isGone, type ObservedInstance, type Role, visibleWithinSeconds } from "./nodes.js";
@@ -172,13 +173,17 @@ export type NextLaunch =
 
 /**
  * What this batch does next. The same log gives the same call with the same token, which is how a call of unknown outcome is repeated.
- * After a partial answer the rest of the slots goes on with the next option.
+ * After a partial answer the rest of the slots goes on with the next option. A batch whose slots were planned anew since, by another pass or another
+ * operation, launches nothing more.
  */
 export function nextLaunch(log: LaunchLog, batch: Batch): NextLaunch {
   const launches = log.launches.filter((launch) => launch.batch === batch.id);
   const refusals = log.refusals.filter((refusal) => refusal.batch === batch.id);
   const launched = launches.reduce((sum, launch) => sum + launch.count, 0);
   if (launched >= batch.count) return { kind: "done" };
+  if (isSuperseded(log, batch, batch.firstSlot + launched, batch.count - launched)) {
+    return { kind: "exhausted", missing: batch.count - launched, refusals };
+  }
 
   const tried = new Set(launches.map((launch) => launch.option));
   const optionIndex = batch.options.findIndex((option, index) => !tried.has(index) && !refusals.some((refusal) => refuses(refusal, option)));
@@ -232,7 +237,9 @@ export function rememberLaunch(
   return { log: { ...log, launches: [...log.launches, launch] }, surplus: [] };
 }
 
-/** The log with a refusal added. Only for a definite answer of class `capacity` (aws-errors.ts): an unknown outcome is repeated instead. */
+/**
+ * The log with a refusal added. Only for a definite answer (`isRefusal`): an unknown outcome is repeated instead.
+ */
 export function rememberRefusal(log: LaunchLog, batch: Batch, option: LaunchOption, code: string, at: string): LaunchLog {
   const { zone, subnetId, instanceType } = option;
   const known = log.refusals.some((refusal) => refusal.batch === batch.id && refusal.subnetId === subnetId && refusal.instanceType === instanceType);
@@ -240,10 +247,10 @@ export function rememberRefusal(log: LaunchLog, batch: Batch, option: LaunchOpti
   return { ...log, refusals: [...log.refusals, { batch: batch.id, zone, subnetId, instanceType, code, at }] };
 }
 
-/** The log with a pass's batches added; a batch that is there already stays as it was first planned. */
+/** The log with a pass's batches added. A pass is planned once: planned again, from other facts, it stays as it was first. */
 export function rememberBatches(log: LaunchLog, batches: readonly Batch[]): LaunchLog {
-  const known = new Set(log.batches.map((batch) => batch.id));
-  return { ...log, batches: [...log.batches, ...batches.filter((batch) => !known.has(batch.id))] };
+  const isPlanned = (batch: Batch) => log.batches.some((known) => known.operation === batch.operation && known.pass === batch.pass);
+  return { ...log, batches: [...log.batches, ...batches.filter((batch) => !isPlanned(batch))] };
 }
 
 /**
@@ -353,12 +360,23 @@ function ladder(shape: Shape, zone: string, zones: readonly string[], subnets: r
     shape.role === "server"
       ? places.flatMap((subnet) => shape.instanceTypes.map((instanceType) => ({ zone: subnet.zone, subnetId: subnet.id, instanceType })))
       : shape.instanceTypes.flatMap((instanceType) => places.map((subnet) => ({ zone: subnet.zone, subnetId: subnet.id, instanceType })));
-  const refused = (option: LaunchOption) => refusals.some((refusal) => refuses(refusal, option));
+  const refused = (option: LaunchOption) => refusals.some((refusal) => refusal.code !== tokenSpent && refuses(refusal, option));
   return [...options.filter((option) => !refused(option)), ...options.filter(refused)];
 }
 
+/**
+ * Whether an error of RunInstances is a definite answer that this call makes no instance, so that the batch may go on elsewhere: no room, or the
+ * call of this token made instances before and they are terminated, which ends the batch (the next pass plans from what is there).
+ */
+export function isRefusal(code: string): boolean {
+  return code === tokenSpent || classifyAwsError("ec2", code) === "capacity";
+}
+
+const tokenSpent = "IdempotentInstanceTerminated";
+
 /** Want of addresses holds for the subnet and every type; want of machines holds for the type and every subnet of the zone. */
 function refuses(refusal: Refusal, option: LaunchOption): boolean {
+  if (refusal.code === tokenSpent) return true;
   if (refusal.code === "InsufficientFreeAddressesInSubnet") return refusal.subnetId === option.subnetId;
   return refusal.zone === option.zone && refusal.instanceType === option.instanceType;
 }
