@@ -83,7 +83,13 @@ export interface ChildCall {
   readonly state: string;
 }
 export type ChildAnswer =
-  | { readonly execution: ExecutionView & { stop(): void; ended(then: () => void): void }; readonly machineArn: string }
+  | {
+      readonly execution: ExecutionView;
+      readonly machineArn: string;
+      /** Stops the child, as far as the parent may. */
+      stop(): void;
+      ended(then: () => void): void;
+    }
   | { readonly error: string; readonly cause: string };
 
 /** A task that waits for its token. The service finds it by the token and tells it what came. */
@@ -397,27 +403,29 @@ export class Execution implements ExecutionView {
     const { strand } = step;
     const [resourceType = "", resource = ""] = state.resource.split(":", 1).concat(state.resource.slice(state.resource.indexOf(":") + 1));
     const about = { resource, resourceType };
-    let settle: (outcome: Outcome | "timedOut") => void = () => {};
-    let settled = false;
+    let arrive: (outcome: Outcome | "timedOut") => void = () => {};
     const finished = new Promise<Outcome | "timedOut">((resolve) => {
-      settle = (outcome) => {
-        if (settled) return;
-        settled = true;
-        resolve(outcome);
-      };
+      arrive = resolve;
     });
-
     let beat: () => void = () => {};
-    const fail = (error: string | undefined, cause: string | undefined) => settle({ ok: false, error, cause });
-    const token = resource.endsWith(".waitForTaskToken")
-      ? this.host.openToken({ succeed: (result) => settle({ ok: true, result }), fail, heartbeat: () => beat() })
-      : undefined;
+    let open = true;
     const undo: (() => void)[] = [];
+    /** From here on a callback comes too late. */
     const close = () => {
-      settled = true;
+      if (!open) return;
+      open = false;
       if (token !== undefined) this.host.closeToken(token);
       for (const act of undo) act();
     };
+    const settle = (outcome: Outcome | "timedOut") => {
+      if (!open) return;
+      close();
+      arrive(outcome);
+    };
+    const succeed = (result: unknown) => settle({ ok: true, result });
+    const fail = (error: string | undefined, cause: string | undefined) => settle({ ok: false, error, cause });
+    const waits = resource.endsWith(".waitForTaskToken");
+    const token = waits ? this.host.openToken({ succeed, fail, heartbeat: () => beat() }) : undefined;
     const notCut = strand.whenCut(close);
     try {
       if (token !== undefined) step.context.Task = { Token: token };
@@ -435,13 +443,13 @@ export class Execution implements ExecutionView {
         undo.push(() => watch.cancel());
         beat = () => {
           watch.cancel();
-          if (!settled) watch = this.alarm(heartbeatInSeconds, () => settle("timedOut"));
+          if (open) watch = this.alarm(heartbeatInSeconds, () => settle("timedOut"));
         };
       }
       const submitted = (output: unknown) => {
-        if (!settled) this.write(strand, "TaskSubmitted", ["taskSubmittedEventDetails", { ...about, output, outputDetails: whole }]);
+        if (open) this.write(strand, "TaskSubmitted", ["taskSubmittedEventDetails", { ...about, output, outputDetails: whole }]);
       };
-      if (resourceType === "lambda") this.invoke(step, parameters, token !== undefined, settle, submitted);
+      if (resourceType === "lambda") this.invoke(step, parameters, waits, settle, submitted);
       else this.startChild(step, parameters, resource.endsWith(".sync:2"), settle, submitted, undo);
 
       const outcome = await this.live(strand, finished);
@@ -507,15 +515,15 @@ export class Execution implements ExecutionView {
       settle({ ok: false, ...answer });
       return;
     }
-    const { execution, machineArn } = answer;
+    const { execution, machineArn, stop, ended } = answer;
     const started = { ExecutionArn: execution.arn, SdkHttpMetadata: { HttpStatusCode: 200 }, StartDate: new Date(execution.startMs).toISOString() };
     if (!waits) {
       settle({ ok: true, result: started });
       return;
     }
     submitted(started);
-    undo.push(() => execution.stop());
-    execution.ended(() => {
+    undo.push(stop);
+    ended(() => {
       const about = {
         ExecutionArn: execution.arn,
         Input: execution.input,
