@@ -1,0 +1,154 @@
+/**
+ * Where requests and news come in: the HTTP API, the event bus, and AWS's own events.
+ */
+import { Duration, RemovalPolicy, type Stack } from "aws-cdk-lib";
+import { AccessLogFormat } from "aws-cdk-lib/aws-apigateway";
+import { HttpApi, HttpMethod, HttpStage, LogGroupLogDestination } from "aws-cdk-lib/aws-apigatewayv2";
+import { HttpIamAuthorizer } from "aws-cdk-lib/aws-apigatewayv2-authorizers";
+import { HttpLambdaIntegration } from "aws-cdk-lib/aws-apigatewayv2-integrations";
+import { Archive, EventBus, type EventPattern, Rule } from "aws-cdk-lib/aws-events";
+import { LambdaFunction as FunctionTarget } from "aws-cdk-lib/aws-events-targets";
+import { CfnRegistry, CfnSchema } from "aws-cdk-lib/aws-eventschemas";
+import type { Key } from "aws-cdk-lib/aws-kms";
+import { SqsDestination } from "aws-cdk-lib/aws-lambda-destinations";
+import { LogGroup } from "aws-cdk-lib/aws-logs";
+import { Queue, QueueEncryption } from "aws-cdk-lib/aws-sqs";
+import { routes } from "../core/api.js";
+import { busName, type EventName, eventNames, eventSchemaDocument, eventSchemaName, eventSources, events } from "../core/events.js";
+import { documentPrefix } from "./documents.js";
+import type { FunctionName, Functions } from "./functions.js";
+import type { Settings } from "./settings.js";
+import { workflowArn, workflowNames } from "./workflows.js";
+
+/** The bus `drover`, its archive, and the published schemas of what is on it. */
+export function makeBus(stack: Stack, settings: Settings): EventBus {
+  const bus = new EventBus(stack, "Bus", { eventBusName: busName, description: "Requests to Drover, and what Drover says about clusters" });
+  if (settings.eventArchiveDays > 0) {
+    new Archive(stack, "BusArchive", {
+      archiveName: busName,
+      description: "Everything on the bus, for replay",
+      sourceEventBus: bus,
+      eventPattern: { source: Object.values(eventSources) },
+      retention: Duration.days(settings.eventArchiveDays),
+    });
+  }
+  const registry = new CfnRegistry(stack, "EventSchemas", { registryName: busName, description: "Events on the bus drover" });
+  for (const name of Object.keys(events) as EventName[]) {
+    const schema = new CfnSchema(stack, `${name.replaceAll(" ", "")}Schema`, {
+      registryName: busName,
+      schemaName: eventSchemaName(name),
+      type: "OpenApi3",
+      description: events[name].summary,
+      content: JSON.stringify(eventSchemaDocument(name)),
+    });
+    schema.addResourceDependency(registry);
+  }
+  return bus;
+}
+
+/** Step Functions' ends that no Catch sees, or that a broken Catch left unrecorded. */
+const unhappyEnds = ["ABORTED", "FAILED", "TIMED_OUT"];
+/** A command's last statuses (SSM API reference, Command). */
+const commandEnds = ["Success", "Failed", "TimedOut", "Cancelled"];
+
+/**
+ * Rules, and the queue for what could not be handled.
+ *
+ * EventBridge hands an event to a function asynchronously, so two things can go wrong and both end in the queue: the event cannot be handed over (the
+ * rule's dead letters), and the function fails on it (the function's on-failure destination). Events here are worth little after an hour: the
+ * heartbeat of the waiting step has long asked for itself.
+ */
+export function makeRules(stack: Stack, bus: EventBus, functions: Functions): Queue {
+  const deadLetters = new Queue(stack, "DeadLetters", {
+    queueName: "drover-dead-letters",
+    encryption: QueueEncryption.SQS_MANAGED,
+    enforceSSL: true,
+    retentionPeriod: Duration.days(14),
+    removalPolicy: RemovalPolicy.DESTROY,
+  });
+  const rules: Readonly<
+    Record<string, { to: FunctionName; on: EventBus | undefined; description: string; eventPattern: EventPattern; maxAge: Duration }>
+  > = {
+    AdmitRequests: {
+      to: "admit-event",
+      on: bus,
+      description: "Requests on the bus go through the same admission as those of the HTTP API",
+      eventPattern: { source: [eventSources.request], detailType: eventNames(eventSources.request) },
+      maxAge: Duration.hours(1),
+    },
+    NodeCommandsEnded: {
+      to: "complete-node-command",
+      on: undefined,
+      description: "A node command ended: the step that waits for it goes on",
+      eventPattern: {
+        source: ["aws.ssm"],
+        detailType: ["EC2 Command Status-change Notification"],
+        detail: { "document-name": [{ prefix: documentPrefix }], status: commandEnds },
+      },
+      maxAge: Duration.minutes(15),
+    },
+    ExecutionsEnded: {
+      to: "observe-execution",
+      on: undefined,
+      description: "An execution ended without success: its operation is closed if it did not close itself",
+      eventPattern: {
+        source: ["aws.states"],
+        detailType: ["Step Functions Execution Status Change"],
+        detail: { stateMachineArn: workflowNames.map((name) => workflowArn(stack, name)), status: unhappyEnds },
+      },
+      maxAge: Duration.hours(6),
+    },
+  };
+  for (const [id, { to, on, description, eventPattern, maxAge }] of Object.entries(rules)) {
+    const rule = new Rule(stack, id, { description, eventPattern, ...(on === undefined ? {} : { eventBus: on }) });
+    rule.addTarget(new FunctionTarget(functions[to], { deadLetterQueue: deadLetters, retryAttempts: 20, maxEventAge: maxAge }));
+    functions[to].configureAsyncInvoke({ onFailure: new SqsDestination(deadLetters), retryAttempts: 2, maxEventAge: maxAge });
+  }
+  return deadLetters;
+}
+
+/** The HTTP API: routes of `core/api.ts`, each IAM-authorised. */
+export function makeApi(stack: Stack, functions: Functions, key: Key, settings: Settings): HttpApi {
+  const api = new HttpApi(stack, "Api", {
+    apiName: "drover",
+    description: "Drover: clusters, operations, artifacts",
+    createDefaultStage: false,
+    defaultAuthorizer: new HttpIamAuthorizer(),
+  });
+  new HttpStage(stack, "ApiStage", {
+    httpApi: api,
+    stageName: "$default",
+    autoDeploy: true,
+    throttle: { rateLimit: 50, burstLimit: 100 },
+    accessLogSettings: {
+      destination: new LogGroupLogDestination(
+        new LogGroup(stack, "ApiLogs", {
+          logGroupName: "/aws/vendedlogs/apigateway/drover",
+          encryptionKey: key,
+          retention: settings.logDays,
+          removalPolicy: RemovalPolicy.DESTROY,
+        }),
+      ),
+      format: AccessLogFormat.custom(
+        JSON.stringify({
+          requestId: "$context.requestId",
+          at: "$context.requestTime",
+          caller: "$context.identity.userArn",
+          address: "$context.identity.sourceIp",
+          route: "$context.routeKey",
+          path: "$context.path",
+          status: "$context.status",
+          milliseconds: "$context.responseLatency",
+          error: "$context.error.message",
+        }),
+      ),
+    },
+  });
+  const integrations = new Map<FunctionName, HttpLambdaIntegration>();
+  for (const route of Object.values(routes)) {
+    const integration = integrations.get(route.function) ?? new HttpLambdaIntegration(`${route.function}-integration`, functions[route.function]);
+    integrations.set(route.function, integration);
+    api.addRoutes({ path: route.path, methods: [HttpMethod[route.method]], integration });
+  }
+  return api;
+}

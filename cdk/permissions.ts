@@ -1,0 +1,295 @@
+/**
+ * What each function may do: one entry a function, and in it what it calls, on what.
+ *
+ * A wildcard in a resource is either a part of a name that is not known before a cluster exists, or what IAM forces because the action cannot be scoped
+ * (Service Authorization Reference). Each has its reason in `acknowledged-findings.ts`, and a test refuses one that has none.
+ */
+import type { Stack } from "aws-cdk-lib";
+import type { PolicyStatementProps } from "aws-cdk-lib/aws-iam";
+import { eventSources } from "../core/events.js";
+import { artifactKeys, type SecretKind, stateKeys, tags } from "../core/layout.js";
+import { documentPrefix } from "./documents.js";
+import type { FunctionName } from "./functions.js";
+import type { NodeRole } from "./node-role.js";
+import type { Storage } from "./storage.js";
+
+/** What statements speak of. */
+export interface Deployed {
+  readonly stack: Stack;
+  readonly storage: Storage;
+  readonly nodes: NodeRole;
+  readonly busArn: string;
+  /**
+   * Names of the state machines. Statements spell their ARNs from these: one taken from the resource would close a circle from function to machine
+   * to function.
+   */
+  readonly workflows: readonly string[];
+}
+
+type Grant = (deployed: Deployed) => PolicyStatementProps[];
+
+// ---- Stored state -------------------------------------------------------------------------------------------------------------------------------
+
+const record = stateKeys.record("*");
+const lease = stateKeys.lease("*");
+const admission = stateKeys.admission("*");
+const launches = `${stateKeys.clusterPrefix("*")}launches.json`;
+const operation = stateKeys.operation("*", "*");
+const plan = stateKeys.plan("*", "*");
+const group = stateKeys.group("*", "*", "*");
+const command = stateKeys.command("*", "*", "*");
+const work = stateKeys.groups("*", "*").replace("groups/", "*");
+const callback = stateKeys.callback("*");
+const request = stateKeys.request("*");
+const delivery = stateKeys.delivery("*", "*", "*");
+const upload = stateKeys.upload("*", "*", "*");
+const secret = (...kinds: SecretKind[]) => kinds.map((kind) => `${stateKeys.secrets("*")}${kind}/*`);
+
+/** Encryption happens inside S3: the key cannot be used through another service, nor directly. */
+const throughS3 = ({ stack }: Deployed) => ({ StringEquals: { "kms:ViaService": `s3.${stack.region}.amazonaws.com` } });
+const decrypts: Grant = (on) => [{ actions: ["kms:Decrypt"], resources: [on.storage.stateKey.keyArn], conditions: throughS3(on) }];
+const encrypts: Grant = (on) => [{ actions: ["kms:GenerateDataKey"], resources: [on.storage.stateKey.keyArn], conditions: throughS3(on) }];
+
+/**
+ * Reads documents that may not be there. Without ListBucket S3 answers 403 instead of 404 for a missing key, and a prefix condition
+ * on ListBucket would never match such a read (S3 API reference, GetObject), so it covers the bucket's names.
+ */
+const reads =
+  (...keys: string[]): Grant =>
+  (on) => [
+    { actions: ["s3:GetObject"], resources: keys.map((key) => on.storage.stateBucket.arnForObjects(key)) },
+    { actions: ["s3:ListBucket"], resources: [on.storage.stateBucket.bucketArn] },
+    ...decrypts(on),
+  ];
+const writes =
+  (...keys: string[]): Grant =>
+  (on) => [{ actions: ["s3:PutObject"], resources: keys.map((key) => on.storage.stateBucket.arnForObjects(key)) }, ...encrypts(on)];
+const removes =
+  (...keys: string[]): Grant =>
+  (on) => [{ actions: ["s3:DeleteObject"], resources: keys.map((key) => on.storage.stateBucket.arnForObjects(key)) }];
+
+/** Secrets take two rights: on the object here, on the key in `opensSecrets` and `closesSecrets`. */
+const opensSecrets: Grant = (on) => [{ actions: ["kms:Decrypt"], resources: [on.storage.secretsKey.keyArn], conditions: throughS3(on) }];
+const closesSecrets: Grant = (on) => [{ actions: ["kms:GenerateDataKey"], resources: [on.storage.secretsKey.keyArn], conditions: throughS3(on) }];
+
+const readsArtifacts: Grant = (on) => [
+  { actions: ["s3:GetObject"], resources: [on.storage.artifactBucket.arnForObjects(`${artifactKeys.all}*`)] },
+  { actions: ["s3:ListBucket"], resources: [on.storage.artifactBucket.bucketArn] },
+  ...decrypts(on),
+];
+const writesArtifacts: Grant = (on) => [
+  {
+    actions: ["s3:PutObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"],
+    resources: [on.storage.artifactBucket.arnForObjects(`${artifactKeys.all}*`)],
+  },
+  { actions: ["s3:ListBucketMultipartUploads"], resources: [on.storage.artifactBucket.bucketArn] },
+  ...encrypts(on),
+];
+const countsSnapshots: Grant = (on) => [{ actions: ["s3:ListBucket"], resources: [on.storage.snapshotBucket.bucketArn] }];
+
+// ---- Events and executions ----------------------------------------------------------------------------------------------------------------------
+
+const arn = ({ stack }: Deployed, service: string, resource: string, scope: { region?: string; account?: string } = {}) =>
+  `arn:${stack.partition}:${service}:${scope.region ?? stack.region}:${scope.account ?? stack.account}:${resource}`;
+
+const announces: Grant = (on) => [
+  { actions: ["events:PutEvents"], resources: [on.busArn], conditions: { StringEquals: { "events:source": eventSources.announcement } } },
+];
+const everyWorkflow = (on: Deployed) => on.workflows.map((name) => arn(on, "states", `stateMachine:${name}`));
+const starts: Grant = (on) => [{ actions: ["states:StartExecution"], resources: everyWorkflow(on) }];
+const asksExecutions: Grant = (on) => [
+  { actions: ["states:DescribeExecution"], resources: on.workflows.map((name) => arn(on, "states", `execution:${name}:*`)) },
+];
+const answersSteps: Grant = (on) => [{ actions: ["states:SendTaskSuccess", "states:SendTaskFailure"], resources: everyWorkflow(on) }];
+
+// ---- EC2 ----------------------------------------------------------------------------------------------------------------------------------------
+
+const ec2 = (on: Deployed, ...kinds: string[]) => kinds.map((kind) => arn(on, "ec2", `${kind}/*`));
+/** Made for one cluster by Drover, and says so. */
+const ownTagged = { Null: { [`aws:ResourceTag/${tags.uid}`]: "false" } };
+const taggedAtBirth = { Null: { [`aws:RequestTag/${tags.cluster}`]: "false", [`aws:RequestTag/${tags.uid}`]: "false" } };
+
+/** Calls that IAM cannot scope to a resource. */
+const looks =
+  (...actions: string[]): Grant =>
+  () => [{ actions, resources: ["*"] }];
+const tagsAtBirth =
+  (action: string, ...kinds: string[]): Grant =>
+  (on) => [{ actions: ["ec2:CreateTags"], resources: ec2(on, ...kinds), conditions: { StringEquals: { "ec2:CreateAction": action } } }];
+/** AWS makes this role at the first use in an account, by the caller's right. */
+const firstUse =
+  (service: string, role: string): Grant =>
+  (on) => [
+    {
+      actions: ["iam:CreateServiceLinkedRole"],
+      resources: [arn(on, "iam", `role/aws-service-role/${service}/${role}`, { region: "" })],
+      conditions: { StringEquals: { "iam:AWSServiceName": service } },
+    },
+  ];
+
+/** RunInstances is checked on every resource it touches; tags in the request exist only for what it makes. */
+const launchesInstances: Grant = (on) => [
+  {
+    actions: ["ec2:RunInstances"],
+    resources: ec2(on, "instance"),
+    conditions: {
+      ...taggedAtBirth,
+      StringEquals: { "ec2:MetadataHttpTokens": "required" },
+      ArnEquals: { "ec2:InstanceProfile": on.nodes.profile.instanceProfileArn },
+    },
+  },
+  { actions: ["ec2:RunInstances"], resources: ec2(on, "volume"), conditions: { ...taggedAtBirth, Bool: { "ec2:Encrypted": "true" } } },
+  { actions: ["ec2:RunInstances"], resources: ec2(on, "network-interface"), conditions: taggedAtBirth },
+  { actions: ["ec2:RunInstances"], resources: ec2(on, "security-group"), conditions: ownTagged },
+  { actions: ["ec2:RunInstances"], resources: [...ec2(on, "subnet"), arn(on, "ec2", "image/*", { account: "" })] },
+  ...tagsAtBirth("RunInstances", "instance", "volume", "network-interface")(on),
+  { actions: ["iam:PassRole"], resources: [on.nodes.role.roleArn], conditions: { StringEquals: { "iam:PassedToService": "ec2.amazonaws.com" } } },
+  ...firstUse("spot.amazonaws.com", "AWSServiceRoleForEC2Spot")(on),
+];
+const terminatesInstances: Grant = (on) => [{ actions: ["ec2:TerminateInstances"], resources: ec2(on, "instance"), conditions: ownTagged }];
+const makesSecurityGroups: Grant = (on) => [
+  { actions: ["ec2:CreateSecurityGroup"], resources: ec2(on, "security-group"), conditions: taggedAtBirth },
+  { actions: ["ec2:CreateSecurityGroup"], resources: ec2(on, "vpc") },
+  ...tagsAtBirth("CreateSecurityGroup", "security-group")(on),
+  { actions: ["ec2:AuthorizeSecurityGroupIngress"], resources: ec2(on, "security-group"), conditions: ownTagged },
+];
+const removesSecurityGroups: Grant = (on) => [{ actions: ["ec2:DeleteSecurityGroup"], resources: ec2(on, "security-group"), conditions: ownTagged }];
+
+// ---- Elastic Load Balancing: by the names of `endpointNames`, which all begin alike ---------------------------------------------------------------
+
+const loadBalancer = (on: Deployed) => arn(on, "elasticloadbalancing", "loadbalancer/net/drv-*/*");
+const targetGroup = (on: Deployed) => arn(on, "elasticloadbalancing", "targetgroup/drv-*/*");
+const listener = (on: Deployed) => arn(on, "elasticloadbalancing", "listener/net/drv-*/*");
+const makesEndpoints: Grant = (on) => [
+  {
+    actions: ["elasticloadbalancing:CreateLoadBalancer", "elasticloadbalancing:CreateTargetGroup"],
+    resources: [loadBalancer(on), targetGroup(on)],
+    conditions: taggedAtBirth,
+  },
+  { actions: ["elasticloadbalancing:CreateListener", "elasticloadbalancing:ModifyLoadBalancerAttributes"], resources: [loadBalancer(on)] },
+  { actions: ["elasticloadbalancing:ModifyTargetGroupAttributes"], resources: [targetGroup(on)] },
+  {
+    actions: ["elasticloadbalancing:AddTags"],
+    resources: [loadBalancer(on), targetGroup(on), listener(on)],
+    conditions: { StringEquals: { "elasticloadbalancing:CreateAction": ["CreateLoadBalancer", "CreateTargetGroup", "CreateListener"] } },
+  },
+  ...firstUse("elasticloadbalancing.amazonaws.com", "AWSServiceRoleForElasticLoadBalancing")(on),
+];
+const registersTargets: Grant = (on) => [{ actions: ["elasticloadbalancing:RegisterTargets"], resources: [targetGroup(on)] }];
+const deregistersTargets: Grant = (on) => [{ actions: ["elasticloadbalancing:DeregisterTargets"], resources: [targetGroup(on)] }];
+const removesEndpoints: Grant = (on) => [
+  { actions: ["elasticloadbalancing:DeleteLoadBalancer"], resources: [loadBalancer(on)] },
+  { actions: ["elasticloadbalancing:DeleteTargetGroup"], resources: [targetGroup(on)] },
+];
+const findsEndpoints = looks("elasticloadbalancing:DescribeLoadBalancers", "elasticloadbalancing:DescribeTargetGroups");
+const looksAtTargets = looks("elasticloadbalancing:DescribeTargetHealth");
+
+// ---- Systems Manager ------------------------------------------------------------------------------------------------------------------------------
+
+/** SendCommand is checked on the document and on each instance; a tag condition on one statement for both would deny the document. */
+const commandsNodes: Grant = (on) => [
+  { actions: ["ssm:SendCommand"], resources: [arn(on, "ssm", `document/${documentPrefix}*`)] },
+  { actions: ["ssm:SendCommand"], resources: ec2(on, "instance"), conditions: ownTagged },
+];
+const looksAtCommands = looks("ssm:ListCommands", "ssm:ListCommandInvocations");
+const looksAtNodes = looks("ssm:DescribeInstanceInformation");
+const looksAtInstances = looks("ec2:DescribeInstances");
+/** Public parameters hold image ids; an account's own live under one path, so that no other parameter can be read. */
+export const imageParameterPath = "/drover/images/";
+const readsImageParameters: Grant = (on) => [
+  {
+    actions: ["ssm:GetParameter"],
+    resources: [arn(on, "ssm", "parameter/aws/service/*", { account: "" }), arn(on, "ssm", `parameter${imageParameterPath}*`)],
+  },
+];
+
+// ---- The table ------------------------------------------------------------------------------------------------------------------------------------
+
+const all =
+  (...grants: Grant[]): Grant =>
+  (on) =>
+    grants.flatMap((grant) => grant(on));
+
+/** Every step that acts checks that its execution still holds the lease (law 2), and says in the operation's record what it did. */
+const step = all(reads(record, lease, operation), writes(operation));
+
+const validates = all(readsImageParameters, readsArtifacts, looks("ec2:DescribeImages", "ec2:DescribeInstanceTypes", "ec2:DescribeSubnets"));
+const admits = all(reads(record, lease, operation, request), writes(record, operation, request), validates, asksExecutions, starts, announces);
+
+export const permissions: Readonly<Record<FunctionName, Grant>> = {
+  api: all(admits, looksAtInstances),
+  artifacts: all(readsArtifacts, writesArtifacts),
+  "read-kubeconfig": all(reads(record, ...secret("kubeconfig")), opensSecrets),
+  "admit-event": admits,
+  "complete-node-command": all(reads(callback), removes(callback), looksAtCommands, answersSteps),
+  "observe-execution": all(step, reads(plan, launches), writes(record), removes(lease), looksAtInstances, findsEndpoints, announces),
+
+  "open-operation": all(step, writes(record, lease), asksExecutions),
+  "plan-cluster": all(step, reads(plan), writes(record, plan), validates, looksAtInstances),
+  "create-credentials": all(
+    step,
+    writes(record),
+    writes(...secret("server-token", "agent-token")),
+    reads(...secret("server-token", "agent-token")),
+    opensSecrets,
+    closesSecrets,
+  ),
+  "create-endpoint": all(
+    step,
+    writes(record),
+    makesSecurityGroups,
+    makesEndpoints,
+    findsEndpoints,
+    looks("ec2:DescribeSecurityGroups", "ec2:DescribeSubnets"),
+  ),
+  "launch-nodes": all(step, reads(plan, launches), writes(launches), launchesInstances, looksAtInstances),
+  "await-nodes": all(step, reads(plan, launches, group), writes(group), looksAtInstances, looksAtNodes),
+  "decide-bootstrap": all(step, writes(record), reads(group), countsSnapshots, looksAtInstances),
+  "run-node-command": all(
+    step,
+    reads(group, command, callback, delivery, upload, ...secret("server-token", "agent-token")),
+    writes(command, callback, delivery, upload),
+    opensSecrets,
+    closesSecrets,
+    readsArtifacts,
+    commandsNodes,
+    looksAtCommands,
+    looksAtInstances,
+    answersSteps,
+  ),
+  "admit-agents": all(step, reads(admission, group), writes(admission), looksAtInstances),
+  "register-server": all(step, writes(record), registersTargets),
+  "store-kubeconfig": all(step, writes(record), reads(upload, ...secret("kubeconfig")), writes(...secret("kubeconfig")), opensSecrets, closesSecrets),
+  "await-endpoint": all(step, looksAtTargets),
+  "verify-cluster": all(step, reads(command, group), writes(record), looksAtInstances, looksAtCommands),
+  "clear-lost-nodes": all(step, reads(launches, group, plan), writes(record, launches), terminatesInstances, deregistersTargets, looksAtInstances),
+  "close-operation": all(
+    step,
+    reads(plan, launches, group, command),
+    writes(record),
+    removes(lease),
+    looksAtInstances,
+    looksAtCommands,
+    findsEndpoints,
+    announces,
+  ),
+
+  "terminate-nodes": all(step, writes(record), terminatesInstances, deregistersTargets, looksAtInstances),
+  "delete-endpoint": all(
+    step,
+    writes(record),
+    deregistersTargets,
+    removesEndpoints,
+    findsEndpoints,
+    removesSecurityGroups,
+    looks("ec2:DescribeSecurityGroups"),
+  ),
+  "sweep-leftovers": all(
+    step,
+    removes(record, admission, launches, work, delivery, upload, ...secret("server-token", "agent-token", "kubeconfig")),
+    looksAtInstances,
+    findsEndpoints,
+    looks("ec2:DescribeSecurityGroups", "ec2:DescribeVolumes", "ec2:DescribeNetworkInterfaces"),
+    removesSecurityGroups,
+  ),
+};
