@@ -21,11 +21,14 @@ export interface AdmissionBook {
   readonly wantedServers: number;
   /** When the last of the wanted servers is expected to be ready, ISO 8601. */
   readonly allReadyAt: string;
+  /** When each group of the last hour starts, ISO 8601: a step that runs twice is answered the same, and books once. */
+  readonly starts: Readonly<Record<string, string>>;
 }
 
 /** Work that a group finds before it when it starts, seconds: covers the delay between the answer and the first agent's knock. */
 export const admissionLeadSeconds = 10;
 
+const forgetAfterMs = 3_600_000;
 const agentsPerSecondPerServer = model.rates.agentsAdmittedPerSecondPerServer.value;
 const joinSeconds = model.steps.learnerJoinAndPromote.p50 + model.steps.sendCommandToStart.p50 + model.steps.commandEndToEvent.p50;
 
@@ -37,6 +40,7 @@ const joinSeconds = model.steps.learnerJoinAndPromote.p50 + model.steps.sendComm
  * still queued by the servers that are ready then.
  *
  * @param book          the queue so far; undefined for the first group
+ * @param group         names the group in this cluster, over all operations; without it every call is a new booking
  * @param agents        nodes in the group, at least 1
  * @param readyServers  servers that vote now, at least 1
  * @param wantedServers servers the cluster will have; the ready ones when left out
@@ -44,11 +48,15 @@ const joinSeconds = model.steps.learnerJoinAndPromote.p50 + model.steps.sendComm
 export function bookAdmission(input: {
   readonly book: AdmissionBook | undefined;
   readonly nowMs: number;
+  readonly group?: string;
   readonly agents: number;
   readonly readyServers: number;
   readonly wantedServers?: number;
 }): { book: AdmissionBook; waitSeconds: number } {
-  const { book, nowMs, agents } = input;
+  const { book, nowMs, group, agents } = input;
+  const booked = group === undefined ? undefined : book?.starts[group];
+  if (book !== undefined && booked !== undefined) return { book, waitSeconds: secondsUntil(booked, nowMs) };
+
   const readyServers = Math.max(1, input.readyServers);
   const wantedServers = Math.max(readyServers, input.wantedServers ?? readyServers);
   const allReadyMs = nowMs + (wantedServers - readyServers) * joinSeconds * 1000;
@@ -57,6 +65,8 @@ export function bookAdmission(input: {
   const queued = book === undefined ? 0 : agentsBetween(paceOf(book), nowMs, Date.parse(book.nextFreeAt));
   const freeMs = timeToAdmit(pace, nowMs, queued);
   const nextFreeMs = timeToAdmit(pace, nowMs, queued + agents);
+  const startAt = new Date(Math.max(nowMs, Math.floor(freeMs) - admissionLeadSeconds * 1000)).toISOString();
+  const recent = Object.entries(book?.starts ?? {}).filter(([, start]) => Date.parse(start) > nowMs - forgetAfterMs);
   return {
     book: {
       schema: 1,
@@ -65,8 +75,9 @@ export function bookAdmission(input: {
       readyServers,
       wantedServers,
       allReadyAt: new Date(Math.ceil(allReadyMs)).toISOString(),
+      starts: Object.fromEntries([...recent, ...(group === undefined ? [] : [[group, startAt] as const])]),
     },
-    waitSeconds: Math.max(0, Math.floor((freeMs - nowMs) / 1000 - admissionLeadSeconds)),
+    waitSeconds: secondsUntil(startAt, nowMs),
   };
 }
 
@@ -81,6 +92,11 @@ export function joinAddressFor(group: number, members: readonly ServerMember[]):
   const member = bySlot[group % Math.max(1, bySlot.length)];
   if (member === undefined) throw new NotYet("no server votes yet, so no agent can join", "Asking again shortly");
   return member.address;
+}
+
+/** Whole seconds, rounded down: the lead covers the rest. */
+function secondsUntil(instant: string, nowMs: number): number {
+  return Math.max(0, Math.floor((Date.parse(instant) - nowMs) / 1000));
 }
 
 /** `readyServers` admit until `allReadyMs`, `wantedServers` from then on. */

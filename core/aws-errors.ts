@@ -265,7 +265,10 @@ const serviceNames: Readonly<Record<string, string>> = {
 export function classifyAwsError(service: string, code: string): AwsErrorClass {
   const lower = service.toLowerCase();
   const own = byService[serviceNames[lower] ?? lower];
-  return lookUp(own, code) ?? lookUp(everywhere, code) ?? shaped(code);
+  const known = lookUp(own, code) ?? lookUp(everywhere, code);
+  // An error that lost its service on the way is still known by its code.
+  const anywhere = () => Object.values(byService).flatMap((table) => lookUp(table, code) ?? [])[0];
+  return known ?? (own === undefined ? anywhere() : undefined) ?? shaped(code);
 }
 
 /**
@@ -283,7 +286,7 @@ export function toStepFailure(error: {
 }): StepFailure | undefined {
   const { service, operation, code } = error;
   const about = error.resource === "" ? "" : ` for ${redact(error.resource)}`;
-  const what = `${service} ${operation}${about} was answered with ${code}: ${sentence(redact(error.message))}`;
+  const what = `${[service, operation].filter((word) => word !== "").join(" ")}${about} was answered with ${code}: ${sentence(redact(error.message))}`;
   const kind = classifyAwsError(service, code);
   switch (kind) {
     case "throttle":

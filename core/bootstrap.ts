@@ -93,8 +93,17 @@ export function chooseFirstServer(online: readonly ObservedInstance[], record: C
   const decided = online.find((server) => server.instanceId === record.bootstrap?.instanceId && isAlive(server.state));
   if (decided !== undefined) return decided;
   return online
-    .filter((server) => server.role === "server" && isAlive(server.state) && isFresh(server, record.abandonedBootstraps))
+    .filter((server) => server.role === "server" && isAlive(server.state) && isFresh(server, record))
     .sort((a, b) => a.slot - b.slot || (a.instanceId < b.instanceId ? -1 : 1))[0];
+}
+
+/**
+ * Whether a node was launched after the last cluster that had answered was abandoned, so that it cannot have been started against it. A node that
+ * was not is replaced, server or agent.
+ */
+export function isFresh(node: Pick<ObservedInstance, "launchedAt">, record: Pick<ClusterRecord, "abandonedBootstraps">): boolean {
+  const lost = record.abandonedBootstraps.flatMap((decision) => (decision.abandonedAt === undefined ? [] : [Date.parse(decision.abandonedAt)]));
+  return lost.every((instant) => Date.parse(node.launchedAt) > instant);
 }
 
 function decideFirst(input: Parameters<typeof decideBootstrap>[0], asking: ObservedInstance): BootstrapAnswer {
@@ -102,7 +111,7 @@ function decideFirst(input: Parameters<typeof decideBootstrap>[0], asking: Obser
   if (record.members.length > 0) return stop(`the record of ${record.name} lists ${listed(record.members)} but no bootstrap: it is damaged`);
   if (snapshots > 0) return stop(`${record.name} has ${count(snapshots, "snapshot")}: it is restored, never bootstrapped again`);
   if (record.phase === "ready") return stop(`${record.name} was ready, but its record holds no bootstrap: it is damaged`);
-  if (!isFresh(asking, record.abandonedBootstraps)) {
+  if (!isFresh(asking, record)) {
     const last = record.abandonedBootstraps.at(-1);
     return {
       kind: "replace",
@@ -179,12 +188,6 @@ function fateOf(chosen: ObservedInstance | undefined, decided: BootstrapDecision
     case "terminated":
       return "terminated";
   }
-}
-
-/** Launched after the last cluster that had answered was abandoned, so that it cannot have been started against it. */
-function isFresh(server: ObservedInstance, abandoned: readonly BootstrapDecision[]): boolean {
-  const since = Math.max(0, ...abandoned.map((decision) => (decision.abandonedAt === undefined ? 0 : Date.parse(decision.abandonedAt))));
-  return Date.parse(server.launchedAt) > since || since === 0;
 }
 
 function stop(reason: string): BootstrapAnswer {
