@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+#
+# Starts rke2-agent on this machine against a running server, and waits until its kubelet is Ready.
+#
+# Parameters  pool, delivery, joinAddress, endpoint
+# Delivery    the token file
+# Changes     the token file, 20-drover-join.yaml; enables and starts rke2-agent
+# Again       safe: an agent that is Ready is left as it is
+# Exit        0 Ready, 1 failed, 64 wrong input, 75 not yet (run again)
+
+set -o errexit -o nounset -o pipefail
+# shellcheck source=node.sh
+source "${BASH_SOURCE[0]%/*}/node.sh"
+# shellcheck source=service.sh
+source "${BASH_SOURCE[0]%/*}/service.sh"
+# shellcheck source=cluster.sh
+source "${BASH_SOURCE[0]%/*}/cluster.sh"
+
+agent_is_ready() {
+  if ! read_node "$kubelet_config"; then
+    reason="the API does not know the node yet"
+  elif [[ $node_ready != True ]]; then
+    reason="the node is not Ready"
+  else
+    return 0
+  fi
+  return 1
+}
+
+check_token() {
+  local token=''
+  IFS= read -r token <"$config_dir/drover-token" || true
+  if [[ ! $token =~ ^K10[0-9a-f]{64}::(node|server):.+$ ]]; then
+    fail ConfigInvalid "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address"
+  fi
+}
+
+main() {
+  local pool='' delivery='' joinAddress='' endpoint=''
+  begin start-agent 840
+  parameter pool '^[a-z]([a-z0-9-]*[a-z0-9])?$' 30
+  parameter delivery '^https://[A-Za-z0-9._~:/?&=%+-]+$' 3508
+  parameter joinAddress '^([0-9]{1,3}[.]){3}[0-9]{1,3}$' 15
+  parameter endpoint '^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$' 253
+  unit=rke2-agent
+  lock_node 60
+  identify "$pool"
+  check_other_role rke2-server
+  fetch_delivery "$delivery"
+  fetch_configuration
+  place_configuration
+  if [[ ! -s $config_dir/drover-token ]]; then fail ConfigInvalid "The delivery brought no /etc/rancher/rke2/drover-token"; fi
+  check_token
+  place_node_file
+  read_unit
+  # An agent that runs keeps what it was told: the join address matters to the first start alone.
+  if [[ $active_state != active ]]; then place_join_file "$joinAddress"; fi
+  check_configuration
+
+  start_unit "$changed"
+  watch_unit agent_is_ready
+  place_join_file "$endpoint"
+
+  json_string "$node_version"
+  succeed version "$REPLY"
+}
+
+main "$@"
