@@ -124,18 +124,26 @@ function contextOf(pairs: readonly string[]): Context {
   );
 }
 
-if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === resolve(process.argv[1])) {
+async function main(): Promise<void> {
   const cli = process.env.CDK_OUTDIR;
   if (cli !== undefined) {
     await synthesize(cli);
-  } else {
-    const { values } = parseArgs({
-      options: { context: { type: "string", short: "c", multiple: true, default: [] }, out: { type: "string", default: join(root, "cdk.out") } },
-    });
-    const assembly = await ensureAssembly(values.out, { context: contextOf(values.context) });
-    console.log(assembly.template);
-    console.error(
-      `${assembly.made ? "synthesized" : "unchanged"} in ${assembly.seconds.toFixed(1)} s; deploy with: npx cdk deploy --app ${assembly.directory}`,
-    );
+    return;
   }
+  const { values } = parseArgs({
+    options: { context: { type: "string", short: "c", multiple: true, default: [] }, out: { type: "string", default: join(root, "cdk.out") } },
+  });
+  const assembly = await ensureAssembly(values.out, { context: contextOf(values.context) });
+  console.log(assembly.template);
+  console.error(
+    `${assembly.made ? "synthesized" : "unchanged"} in ${assembly.seconds.toFixed(1)} s; deploy with: npx cdk deploy --app ${assembly.directory}`,
+  );
+}
+
+if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === resolve(process.argv[1])) {
+  await main().catch((error: unknown) => {
+    // What is wrong has been printed with its place, or is in the message; a stack of this file's own adds nothing.
+    console.error(error instanceof Error ? error.message : error);
+    process.exitCode = 1;
+  });
 }

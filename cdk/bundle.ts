@@ -7,7 +7,7 @@
  */
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { buildSync } from "esbuild";
+import { type BuildOptions, buildSync, type Message, type OutputFile } from "esbuild";
 import { root } from "./sources.js";
 
 /** Environment variables there are. A function gets those its bundle names, and no other. */
@@ -38,7 +38,7 @@ export function bundleFunctions(names: readonly string[], outdir: string): Map<s
   const missing = names.filter((name) => !existsSync(join(root, "functions", `${name}.ts`)));
   if (missing.length > 0) throw new Error(`Cannot bundle: no source for ${missing.map((name) => `functions/${name}.ts`).join(", ")}`);
 
-  const { outputFiles } = buildSync({
+  const { outputFiles } = build({
     absWorkingDir: root,
     entryPoints: names.map((name) => ({ in: `functions/${name}.ts`, out: `${name}/index` })),
     outdir,
@@ -67,4 +67,15 @@ export function bundleFunctions(names: readonly string[], outdir: string): Map<s
       return [name, { name, directory, bytes: file.contents.length, reads }];
     }),
   );
+}
+
+/** As `buildSync`, but what is wrong with the sources is the error's message, one line each. */
+function build(options: BuildOptions & { write: false }): { outputFiles: OutputFile[] } {
+  try {
+    return buildSync(options);
+  } catch (error) {
+    if (!(error instanceof Error && "errors" in error)) throw error;
+    const lines = (error.errors as Message[]).map(({ text, location }) => (location ? `${location.file}:${location.line}: ${text}` : text));
+    throw new Error(`Cannot bundle:\n${lines.join("\n")}`, { cause: error });
+  }
 }

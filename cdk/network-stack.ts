@@ -3,7 +3,7 @@
  *
  * Optional. Clusters in networks of their own need the same endpoints, or another way to reach those services.
  */
-import { CfnOutput, Fn, RemovalPolicy, Stack, type StackProps } from "aws-cdk-lib";
+import { CfnOutput, CrossStackReferences, Fn, ReferenceStrength, RemovalPolicy, Stack, type StackProps } from "aws-cdk-lib";
 import {
   FlowLogDestination,
   FlowLogTrafficType,
@@ -54,7 +54,7 @@ export class NetworkStack extends Stack {
 
     const endpoints = new SecurityGroup(this, "EndpointSecurityGroup", {
       vpc,
-      description: "HTTPS from the nodes' network to the service endpoints",
+      description: "HTTPS from nodes to the service endpoints",
       allowAllOutbound: false,
     });
     endpoints.addIngressRule(Peer.ipv4(cidr), Port.tcp(443), "HTTPS from nodes");
@@ -97,6 +97,8 @@ export class NetworkStack extends Stack {
       }),
     );
     this.s3EndpointId = s3.vpcEndpointId;
+    // The buckets answer only through this endpoint: it must not go while they name it.
+    CrossStackReferences.of(s3).produce(ReferenceStrength.STRONG);
 
     new CfnOutput(this, "VpcId", { value: vpc.vpcId, description: "spec.network.vpcId of a cluster file" });
     new CfnOutput(this, "SubnetIds", {
