@@ -4,9 +4,9 @@
  * Pure: facts in, the signer out, an AwsError where S3 would refuse. The signature is recomputed, so a changed method, path, query or signed header is
  * found the way S3 finds it.
  */
+import { createHash, createHmac } from "node:crypto";
 import { AwsError } from "../kernel/contract.js";
 import type { WireRequest } from "../kernel/protocols.js";
-import { isSignedWith, readSignature } from "../kernel/signatures.js";
 
 /** Credentials that may have signed. `expiresAtMs` is when the session of a role ends; a person's key has none. */
 export interface SigningCredentials {
@@ -36,6 +36,7 @@ export interface CheckedRequest {
 
 /** Longest life of a presigned URL, in seconds (S3 user guide, presigned URLs). */
 export const longestPresignedSeconds = 604_800;
+const authentication = ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature"] as const;
 /** How far a signer's clock may run ahead. */
 const clockSkewMilliseconds = 900_000;
 
@@ -45,34 +46,34 @@ const clockSkewMilliseconds = 900_000;
  */
 export function checkPresigned(request: WireRequest, facts: PresignedFacts): CheckedRequest {
   const query = queryOf(request);
-  const signature = readSignature(request);
-  if (signature === undefined || signature.expiresSeconds === undefined || !query.has("X-Amz-Signature")) {
-    throw malformed(
-      "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.",
-    );
-  }
-  const [day = "", region = "", service = "", terminator = ""] = signature.scope.split("/");
-  if (terminator !== "aws4_request") throw malformed("Error parsing the X-Amz-Credential parameter; the Credential is mal-formed");
+  const parameter = (name: (typeof authentication)[number]): string => {
+    const value = query.get(name);
+    if (value === undefined) throw malformed(`Query-string authentication version 4 requires the ${authentication.join(", ")} parameters.`);
+    return value;
+  };
+  for (const name of authentication) parameter(name);
+  if (parameter("X-Amz-Algorithm") !== "AWS4-HMAC-SHA256") throw malformed('X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"');
+  const [accessKeyId = "", day = "", region = "", service = "", terminator = "", ...more] = parameter("X-Amz-Credential").split("/");
+  if (terminator !== "aws4_request" || more.length > 0) throw malformed("Error parsing the X-Amz-Credential parameter; the Credential is mal-formed");
   if (service !== "s3")
     throw malformed(`Error parsing the X-Amz-Credential parameter; incorrect service "${service}". This endpoint belongs to "s3".`);
   if (region !== facts.region)
     throw malformed(`Error parsing the X-Amz-Credential parameter; the region '${region}' is wrong; expecting '${facts.region}'`);
-  if (!(query.get("X-Amz-Date") ?? "").startsWith(day)) throw malformed("Invalid credential date: it is not the date of X-Amz-Date");
-  const { expiresSeconds } = signature;
-  if (!(Number.isInteger(expiresSeconds) && expiresSeconds >= 0 && expiresSeconds <= longestPresignedSeconds)) {
-    throw malformed(`X-Amz-Expires must be a number of seconds from 0 to ${longestPresignedSeconds}`);
-  }
+  const signedAtMs = amzDate(parameter("X-Amz-Date"));
+  if (!parameter("X-Amz-Date").startsWith(`${day}T`)) throw malformed("Invalid credential date: it is not the date of X-Amz-Date");
+  const seconds = /^\d{1,7}$/.test(parameter("X-Amz-Expires")) ? Number(parameter("X-Amz-Expires")) : Number.NaN;
+  if (!(seconds <= longestPresignedSeconds)) throw malformed(`X-Amz-Expires must be a number of seconds from 0 to ${longestPresignedSeconds}`);
 
-  const signer = facts.credentials(signature.accessKeyId);
+  const signer = facts.credentials(accessKeyId);
   if (signer === undefined) throw new AwsError("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.", 403);
   if (query.get("X-Amz-Security-Token") !== signer.sessionToken)
     throw new AwsError("InvalidToken", "The provided token is malformed or otherwise invalid.");
   if (signer.expiresAtMs !== undefined && facts.nowMs >= signer.expiresAtMs) throw new AwsError("ExpiredToken", "The provided token has expired.");
-  if (signature.signedAt > facts.nowMs + clockSkewMilliseconds) throw denied("Request is not yet valid");
-  const expiresAtMs = signature.signedAt + expiresSeconds * 1000;
+  if (signedAtMs > facts.nowMs + clockSkewMilliseconds) throw denied("Request is not yet valid");
+  const expiresAtMs = signedAtMs + seconds * 1000;
   if (facts.nowMs >= expiresAtMs) throw denied("Request has expired");
 
-  const { signedHeaders } = signature;
+  const signedHeaders = parameter("X-Amz-SignedHeaders").split(";");
   if (!signedHeaders.includes("host")) throw denied("Header 'host' must be among the signed headers");
   const unsigned = Object.keys(request.headers).filter((name) => name.startsWith("x-amz-") && !signedHeaders.includes(name));
   if (unsigned.length > 0) {
@@ -80,9 +81,24 @@ export function checkPresigned(request: WireRequest, facts: PresignedFacts): Che
       HeadersNotSigned: unsigned.sort().join(", "),
     });
   }
+  const canonical = [
+    request.method,
+    s3Path(request.path),
+    [...query]
+      .filter(([name]) => name !== "X-Amz-Signature")
+      .map(([name, value]) => `${encode(name)}=${encode(value)}`)
+      .sort()
+      .join("&"),
+    ...signedHeaders.map((name) => `${name}:${(request.headers[name] ?? "").trim().replace(/ +/g, " ")}`),
+    "",
+    signedHeaders.join(";"),
+    request.headers["x-amz-content-sha256"] ?? "UNSIGNED-PAYLOAD",
+  ].join("\n");
+  const toSign = ["AWS4-HMAC-SHA256", parameter("X-Amz-Date"), `${day}/${region}/s3/aws4_request`, sha256(canonical)].join("\n");
+  const key = [day, region, "s3", "aws4_request"].reduce<string | Buffer>((secret, part) => hmac(secret, part), `AWS4${signer.secretAccessKey}`);
   // A signed header that does not come counts as changed, also where it was signed as empty.
-  const missing = signedHeaders.some((name) => request.headers[name] === undefined);
-  if (missing || !isSignedWith(signer.secretAccessKey, signature, request)) {
+  const isMissing = signedHeaders.some((name) => request.headers[name] === undefined);
+  if (isMissing || hmac(key, toSign).toString("hex") !== parameter("X-Amz-Signature")) {
     throw new AwsError(
       "SignatureDoesNotMatch",
       "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
@@ -92,7 +108,7 @@ export function checkPresigned(request: WireRequest, facts: PresignedFacts): Che
   const context = {
     "s3:authType": "REST-QUERY-STRING",
     "s3:signatureversion": "AWS4-HMAC-SHA256",
-    "s3:signatureAge": String(Math.max(0, facts.nowMs - signature.signedAt)),
+    "s3:signatureAge": String(Math.max(0, facts.nowMs - signedAtMs)),
   };
   return { signer, signedHeaders, expiresAtMs, context };
 }
@@ -147,5 +163,31 @@ function queryOf(request: WireRequest): Map<string, string> {
   }
 }
 
+/** The path as S3 signs it: each element encoded once. */
+function s3Path(path: string): string {
+  const [elements = "/"] = path.split("?");
+  try {
+    return elements
+      .split("/")
+      .map((element) => encode(decodeURIComponent(element)))
+      .join("/");
+  } catch {
+    throw new AwsError("InvalidURI", "Couldn't parse the specified URI.");
+  }
+}
+
+function amzDate(text: string): number {
+  const parts = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(text);
+  if (parts === null) throw malformed("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"");
+  const [year, month, day, hour, minute, second] = parts.slice(1).map(Number) as [number, number, number, number, number, number];
+  return Date.UTC(year, month - 1, day, hour, minute, second);
+}
+
+function encode(text: string): string {
+  return encodeURIComponent(text).replace(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`);
+}
+
+const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
+const hmac = (key: string | Buffer, text: string) => createHmac("sha256", key).update(text).digest();
 const malformed = (message: string) => new AwsError("AuthorizationQueryParametersError", message);
 const denied = (message: string) => new AwsError("AccessDenied", message, 403);
