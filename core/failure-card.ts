@@ -3,7 +3,6 @@
  * and what it costs until then.
  */
 import { type AwsErrorClass, classifyAwsError } from "./aws-errors.js";
-import { priceLeft } from "./costs.js";
 import { failureNames } from "./failures.js";
 import { type NodeFailure, type NodeFailureCode, nodeFailureSchema } from "./node-commands.js";
 import type { FailureCard, LeftResource, OperationKind } from "./records.js";
@@ -188,7 +187,6 @@ export function writeFailureCard(input: {
   const code = nodeFailure?.failure.code ?? raw.nodeFailure?.code;
   const failure = nameFailure(raw.error, message ?? "", code);
   const advice = code === undefined ? undefined : nodeCauses[code];
-  const { dollarsPerHour } = priceLeft(input.left);
 
   const commands = [...causes[failure].next, ...(advice === undefined ? [] : [`# ${advice.next}`]), ...goOn(kind, input.left.length > 0)];
   const named = (text: string) => text.replaceAll("CLUSTER", cluster).replaceAll("OPERATION", operation);
@@ -205,9 +203,7 @@ export function writeFailureCard(input: {
     next: [...new Set(commands.map(named))],
     left: {
       resources: input.left.map((resource) => ({ ...resource, detail: redact(resource.detail) })),
-      dollarsPerHour: input.left.some((resource) => resource.dollarsPerHour > 0)
-        ? Number(input.left.reduce((sum, resource) => sum + resource.dollarsPerHour, 0).toFixed(4))
-        : dollarsPerHour,
+      dollarsPerHour: Number(input.left.reduce((sum, resource) => sum + resource.dollarsPerHour, 0).toFixed(4)),
     },
     at: input.now,
     runbook: `docs/runbook.md#${(code ?? failure).toLowerCase()}`,
@@ -234,7 +230,7 @@ export function unwrapCause(error: string, cause: string, depth = 0): RawFailure
 
   const node = nodeFailureSchema.safeParse(fields);
   if (node.success) return { error, message: node.data.message, nodeFailure: node.data };
-  const type = text(fields, "errorType", "Error", "error", "name");
+  const type = text(fields, "errorType", "Error", "error");
   const inner = text(fields, "errorMessage", "Cause", "cause", "message");
   if (inner !== undefined) return unwrapCause(type ?? error, inner, depth + 1);
   const status = text(fields, "Status", "status");
