@@ -16,6 +16,7 @@ export const stateKeys = {
   operation: (cluster: string, operation: string) => `clusters/${cluster}/operations/${operation}.json`,
   /** What one operation works with: the plan of slots, and the groups of nodes that go through a command together. */
   plan: (cluster: string, operation: string) => `clusters/${cluster}/work/${operation}/plan.json`,
+  work: (cluster: string) => `clusters/${cluster}/work/`,
   group: (cluster: string, operation: string, group: string) => `clusters/${cluster}/work/${operation}/groups/${group}.json`,
   groups: (cluster: string, operation: string) => `clusters/${cluster}/work/${operation}/groups/`,
   /** One node command of one state of one execution; found again by a step that runs twice. */

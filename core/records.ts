@@ -61,13 +61,23 @@ export interface ClusterRecord {
   readonly generation: number;
   readonly phase: ClusterPhase;
   readonly createdAt: string;
+  /** When it was ready for the first time: from then on somebody's data may be in it. */
+  readonly readyAt?: string;
   readonly wanted: ClusterFile;
   /** Resolved once, so that a moved channel or image parameter cannot mix versions within a cluster. */
-  readonly resolved?: { readonly version: string; readonly imageId: string; readonly rootDeviceName: string };
+  readonly resolved: {
+    readonly version: string;
+    readonly imageId: string;
+    readonly rootDeviceName: string;
+    /** Subnets of the file, in its order, with the zone each lies in. */
+    readonly subnets: readonly { readonly id: string; readonly zone: string }[];
+  };
   readonly bootstrap?: BootstrapDecision;
   readonly abandonedBootstraps: readonly BootstrapDecision[];
   readonly endpoint?: EndpointRecord;
   readonly members: readonly ServerMember[];
+  /** Key of the kubeconfig that the first server uploaded, until it is taken over into the secrets. */
+  readonly kubeconfigUpload?: string;
   readonly secrets: Readonly<Record<"server-token" | "agent-token" | "kubeconfig", number>>;
   readonly conditions: readonly Condition[];
   readonly operation?: string;

@@ -1,0 +1,290 @@
+/**
+ * Admission: the one way in for every request, whichever door it came through. Validates, answers a repeated request with the first operation, refuses
+ * a busy cluster by naming the operation that holds it, and starts the workflow. A refused request changes nothing.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import type { Accepted } from "../core/api.js";
+import { archivesOfCluster } from "../core/archives.js";
+import type { ClusterFile } from "../core/cluster-file.js";
+import { priceLeft } from "../core/costs.js";
+import { Busy, type Fault, Invalid, Unsafe } from "../core/failures.js";
+import { lowerBound } from "../core/latency-bound.js";
+import { stateKeys } from "../core/layout.js";
+import type { ClusterRecord, Lease, OperationKind, OperationRecord } from "../core/records.js";
+import { checkAgainstAccount, checkAgainstStore, hasErrors, isError, validateCluster } from "../core/validate-cluster.js";
+import { newestOfChannel } from "../core/versions.js";
+import { mayChangeTo } from "../core/wanted-change.js";
+import { type ArtifactReader, artifactReader } from "./aws/artifacts.js";
+import { type Commands, commands } from "./aws/commands.js";
+import { type Announcer, announcer } from "./aws/events.js";
+import { type Instances, instances } from "./aws/instances.js";
+import { type StateStore, stateStore } from "./aws/state.js";
+import { executionArn, type Workflows, workflows } from "./aws/workflows.js";
+import { NotFound } from "./http.js";
+import type { Environment, Moment } from "./lambda.js";
+
+export interface AdmissionClients {
+  readonly state: StateStore;
+  readonly artifacts: ArtifactReader;
+  readonly instances: Instances;
+  readonly commands: Commands;
+  readonly workflows: Workflows;
+  readonly announcer: Announcer;
+  readonly machines: Readonly<Record<OperationKind, string>>;
+}
+
+export function admissionClients(environment: Environment): AdmissionClients {
+  return {
+    state: stateStore(environment("STATE_BUCKET")),
+    artifacts: artifactReader(environment("ARTIFACT_BUCKET")),
+    instances: instances(),
+    commands: commands(),
+    workflows: workflows(),
+    announcer: announcer(environment("EVENT_BUS")),
+    machines: { create: environment("CREATE_STATE_MACHINE_ARN"), delete: environment("DELETE_STATE_MACHINE_ARN") },
+  };
+}
+
+/** Who asks, under which id. */
+interface Asking {
+  readonly requestId: string;
+  readonly requestedBy: string;
+  readonly preview: boolean;
+}
+
+/** @throws Invalid with every fault, Busy with the operation that holds the cluster */
+export async function admitCreate(asking: Asking & { readonly file: string }, clients: AdmissionClients, moment: Moment): Promise<Accepted> {
+  const { file, faults } = validateCluster(asking.file);
+  if (file === undefined || hasErrors(faults)) throw refused(faults);
+  const name = file.metadata.name;
+  const id = operationId("create", name, asking.requestId);
+  const repeated = await repeatedRequest(name, id, clients);
+  if (repeated !== undefined) return repeated;
+
+  const resolution = await resolve(file, clients);
+  const found = [...faults, ...resolution.faults];
+  if (resolution.resolved === undefined || hasErrors(found)) throw refused(found);
+  const existing = await clients.state.read<ClusterRecord>(stateKeys.record(name));
+  if (existing !== undefined) await refuseUnlessUnfinished(existing.value, file, clients);
+  await refuseBusy(name, clients);
+  const plan = createPlan(file, resolution.resolved.version, existing?.value);
+  const warnings = found.filter((fault) => !isError(fault)).map(({ path, message }) => ({ path, message }));
+  if (asking.preview) return { operation: id, cluster: name, status: "preview", plan, warnings };
+
+  const uid = existing?.value.uid ?? randomUUID();
+  const record: ClusterRecord = {
+    ...(existing?.value ?? blankRecord(name, uid, moment.now)),
+    generation: (existing?.value.generation ?? 0) + 1,
+    phase: "creating",
+    wanted: file,
+    // A version or image once resolved stays, so that a moved channel cannot mix releases within a cluster.
+    resolved: existing?.value.bootstrap === undefined ? resolution.resolved : { ...existing.value.resolved, subnets: resolution.resolved.subnets },
+    operation: id,
+  };
+  await open(record, existing?.etag, { id, kind: "create", uid }, asking, clients, moment);
+  return { operation: id, cluster: name, status: "accepted", plan, warnings };
+}
+
+/** @throws NotFound, Invalid when the name was not typed, Unsafe when the cluster is protected, Busy with the operation that holds it */
+export async function admitDelete(
+  asking: Asking & { readonly cluster: string; readonly confirm: string; readonly overrideProtection: boolean },
+  clients: AdmissionClients,
+  moment: Moment,
+): Promise<Accepted> {
+  const name = asking.cluster;
+  const id = operationId("delete", name, asking.requestId);
+  const repeated = await repeatedRequest(name, id, clients);
+  if (repeated !== undefined) return repeated;
+  const existing = await clients.state.read<ClusterRecord>(stateKeys.record(name));
+  if (existing === undefined) throw new NotFound(`There is no cluster ${name}`, "See which there are: drover list");
+  if (!asking.preview && asking.confirm !== name) {
+    throw new Invalid(`To delete ${name} its name must be given again; found "${asking.confirm.slice(0, 40)}"`, [], `Type ${name} to confirm`);
+  }
+  if (existing.value.wanted.spec.protection.delete && !asking.overrideProtection && existing.value.readyAt !== undefined) {
+    throw new Unsafe(
+      `${name} is protected from deletion (spec.protection.delete is true)`,
+      "If you mean it: drover delete with --override-protection",
+    );
+  }
+  await refuseBusy(name, clients);
+  const observed = await clients.instances.ofCluster(existing.value.uid);
+  const machines = observed.filter((instance) => instance.state !== "terminated");
+  const cost = priceLeft(machines.map((machine) => ({ kind: "instance", id: machine.instanceId, detail: machine.instanceType })));
+  const plan = [
+    `Take ${existing.value.members.length} server(s) out of the endpoint ${existing.value.endpoint?.dnsName ?? "(none yet)"}`,
+    `Terminate ${machines.length} machine(s), which cost about $${cost.dollarsPerHour.toFixed(2)} an hour`,
+    "Delete load balancer, target groups and security groups",
+    "Sweep by tag, and report what is left and what it costs",
+    existing.value.readyAt === undefined ? "It was never ready" : `It has been ready since ${existing.value.readyAt}; its data is gone afterwards`,
+  ];
+  if (asking.preview) return { operation: id, cluster: name, status: "preview", plan, warnings: [] };
+  const record: ClusterRecord = { ...existing.value, phase: "deleting", operation: id };
+  await open(record, existing.etag, { id, kind: "delete", uid: record.uid }, asking, clients, moment);
+  return { operation: id, cluster: name, status: "accepted", plan, warnings: [] };
+}
+
+function refused(faults: readonly Fault[]): Invalid {
+  const errors = faults.filter(isError);
+  return new Invalid(`The cluster file has ${errors.length} error(s)`, errors, "Correct them and send the file again; nothing was changed");
+}
+
+/** Valid as an execution's name and in a log stream's: letters, digits and hyphens, under 80 characters. */
+function operationId(kind: OperationKind, cluster: string, requestId: string): string {
+  return `${kind}-${cluster}-${createHash("sha256").update(`${kind} ${cluster} ${requestId}`).digest("hex").slice(0, 16)}`;
+}
+
+/** The first answer to this request id, and its execution, which a run that died in between may not have started. */
+async function repeatedRequest(cluster: string, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
+  const operation = await clients.state.read<OperationRecord>(stateKeys.operation(cluster, id));
+  if (operation === undefined) return undefined;
+  if (operation.value.status === "accepted") await clients.workflows.start(clients.machines[operation.value.kind], id, { cluster, operation: id });
+  return { operation: id, cluster, status: "accepted", plan: ["This request was accepted before"], warnings: [] };
+}
+
+interface Resolution {
+  readonly resolved?: ClusterRecord["resolved"];
+  readonly faults: readonly Fault[];
+}
+
+/** What the file means here and now: version, image, zones; and everything about the store and the account that does not fit. */
+async function resolve(file: ClusterFile, clients: AdmissionClients): Promise<Resolution> {
+  const { spec } = file;
+  const [releases, imageId] = await Promise.all([
+    clients.artifacts.releases(),
+    spec.image.id ?? (spec.image.ssmParameter === undefined ? undefined : clients.commands.parameter(spec.image.ssmParameter)),
+  ]);
+  const knownVersions = [...new Set(releases.map((release) => release.version))];
+  const version = spec.version ?? newestOfChannel(spec.channel ?? "stable", knownVersions);
+  const present = releases
+    .filter((release) => release.version === version && release.architecture === spec.image.architecture)
+    .map((release) => release.file);
+  const types = [...new Set([...spec.servers.instanceTypes, ...spec.agentPools.flatMap((pool) => pool.instanceTypes)])];
+  const [image, instanceTypes, subnets] = await Promise.all([
+    imageId === undefined ? undefined : clients.instances.image(imageId),
+    clients.instances.instanceTypes(types),
+    clients.instances.subnets(spec.network.subnetIds),
+  ]);
+  const faults = [...checkAgainstStore({ file, version, present, knownVersions }), ...checkAgainstAccount({ file, image, instanceTypes, subnets })];
+  if (version === undefined || image === undefined) return { faults };
+  const zones = spec.network.subnetIds.flatMap((id) => subnets.filter((subnet) => subnet.id === id).map(({ zone }) => ({ id, zone })));
+  return { faults, resolved: { version, imageId: image.id, rootDeviceName: image.rootDeviceName, subnets: zones } };
+}
+
+/** A cluster that exists is not made again; one that an operation left half made is finished, with a file that fits what is there. */
+async function refuseUnlessUnfinished(record: ClusterRecord, file: ClusterFile, clients: AdmissionClients): Promise<void> {
+  if (record.readyAt !== undefined || record.phase === "ready") {
+    throw new Invalid(
+      `A cluster ${record.name} exists since ${record.createdAt}`,
+      [],
+      `Choose another name, or look at it: drover status ${record.name}`,
+    );
+  }
+  if (record.phase === "deleting") {
+    throw new Invalid(`The cluster ${record.name} is being deleted`, [], `Finish that first: drover delete ${record.name}`);
+  }
+  if (record.operation !== undefined) await refuseWhileAccepted(record, clients);
+  const faults = mayChangeTo(record, file);
+  if (faults.length > 0) {
+    const what = `${record.name} is half made with other settings`;
+    throw new Invalid(what, faults, `Use the file it was begun with, or give it up first: drover delete ${record.name}`);
+  }
+}
+
+/** Accepted a moment ago, its lease not taken yet. */
+async function refuseWhileAccepted(record: ClusterRecord, clients: AdmissionClients): Promise<void> {
+  const operation = await clients.state.read<OperationRecord>(stateKeys.operation(record.name, record.operation ?? ""));
+  if (operation === undefined) return;
+  const status = await clients.workflows.status(operation.value.execution);
+  if (status === "RUNNING" || status === "PENDING_REDRIVE") throw busy(record.name, operation.value.id);
+}
+
+/** @throws Busy when an execution that runs holds the cluster's lease */
+async function refuseBusy(cluster: string, clients: AdmissionClients): Promise<void> {
+  const lease = await clients.state.read<Lease>(stateKeys.lease(cluster));
+  if (lease === undefined) return;
+  const status = await clients.workflows.status(lease.value.holder);
+  if (status === "RUNNING" || status === "PENDING_REDRIVE") throw busy(cluster, lease.value.operation);
+}
+
+function busy(cluster: string, operation: string): Busy {
+  return new Busy(`${cluster} is busy: operation ${operation} is changing it`, `Wait for it: drover watch ${cluster}`);
+}
+
+function blankRecord(name: string, uid: string, now: string): Omit<ClusterRecord, "generation" | "phase" | "wanted" | "resolved"> {
+  return {
+    schema: 1,
+    name,
+    uid,
+    createdAt: now,
+    abandonedBootstraps: [],
+    members: [],
+    secrets: { "server-token": 0, "agent-token": 0, kubeconfig: 0 },
+    conditions: [],
+  };
+}
+
+/**
+ * Record, then operation, then execution: a run that dies in between is finished by the same request sent again.
+ * @throws Busy when another request wrote the record at the same moment
+ */
+async function open(
+  record: ClusterRecord,
+  etag: string | undefined,
+  operation: { readonly id: string; readonly kind: OperationKind; readonly uid: string },
+  asking: Asking,
+  clients: AdmissionClients,
+  moment: Moment,
+): Promise<void> {
+  const { id, kind, uid } = operation;
+  const key = stateKeys.record(record.name);
+  const isWritten = etag === undefined ? await clients.state.create(key, record) : await clients.state.replace(key, record, etag);
+  if (!isWritten) throw new Busy(`${record.name} was changed by another request at the same moment`, `Look at it: drover status ${record.name}`);
+  const machine = clients.machines[kind];
+  const opened: OperationRecord = {
+    schema: 1,
+    id,
+    kind,
+    cluster: record.name,
+    uid,
+    status: "accepted",
+    requestedBy: asking.requestedBy,
+    requestId: asking.requestId,
+    acceptedAt: moment.now,
+    execution: executionArn(machine, id),
+    steps: [],
+  };
+  await clients.state.create(stateKeys.operation(record.name, id), opened);
+  await clients.workflows.start(machine, id, { cluster: record.name, operation: id });
+  const { requestId, requestedBy } = asking;
+  await clients.announcer.announce("Operation Accepted", { operation: id, cluster: record.name, kind, requestId, requestedBy, at: moment.now });
+}
+
+/** What a person reads before saying yes. */
+function createPlan(file: ClusterFile, version: string, existing: ClusterRecord | undefined): string[] {
+  const { spec } = file;
+  const agents = spec.agentPools.reduce((sum, pool) => sum + pool.count, 0);
+  const machines = [
+    { type: spec.servers.instanceTypes[0] ?? "", count: spec.servers.count as number, gib: spec.servers.rootVolumeGib },
+    ...spec.agentPools.map((pool) => ({ type: pool.instanceTypes[0] ?? "", count: pool.count, gib: pool.rootVolumeGib })),
+  ];
+  const cost = priceLeft([
+    { kind: "load-balancer", id: "", detail: "" },
+    ...machines.flatMap(({ type, count, gib }) =>
+      Array.from({ length: count }, () => [
+        { kind: "instance", id: "", detail: type } as const,
+        { kind: "volume", id: "", detail: `${gib} GiB` } as const,
+      ]).flat(),
+    ),
+  ]);
+  const minutes = Math.ceil(lowerBound({ servers: spec.servers.count, agents }).LB / 60);
+  return [
+    existing === undefined
+      ? `Create RKE2 ${version} cluster ${file.metadata.name}`
+      : `Finish cluster ${file.metadata.name}, RKE2 ${version}, which is half made`,
+    `Launch ${spec.servers.count} server(s) ${spec.servers.instanceTypes.join(" or ")} over ${spec.network.subnetIds.length} subnet(s)`,
+    ...spec.agentPools.map((pool) => `Launch ${pool.count} agent(s) of pool ${pool.name}, ${pool.instanceTypes.join(" or ")}, ${pool.market}`),
+    `Make a network load balancer, ${spec.network.endpoint.scheme}, for ports 9345 and 6443`,
+    `Install ${[archivesOfCluster(file, version).bundle, ...archivesOfCluster(file, version).images].join(", ")} from the artifact store`,
+    `Ready in about ${minutes} minutes; costs about $${cost.dollarsPerHour.toFixed(2)} an hour (on-demand list prices of us-east-1)`,
+  ];
+}

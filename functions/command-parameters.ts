@@ -1,0 +1,150 @@
+/** What each node command is sent with: its few plain parameters, and the delivery that holds the rest. */
+import { joinAddressFor } from "../core/agent-admission.js";
+import { archivesOfCluster, parseChecksums } from "../core/archives.js";
+import { NotYet, Unsafe } from "../core/failures.js";
+import { artifactKeys, serverPool, shortHash, stateKeys } from "../core/layout.js";
+import { type DeliveryEntry, nodeCommands, nodePaths } from "../core/node-commands.js";
+import type { ClusterRecord } from "../core/records.js";
+import { fullToken, renderConfigs, tokenPaths } from "../core/rke2-config.js";
+import { endpointOf } from "./cluster.js";
+import type { CommandFile } from "./command-file.js";
+import { type CommandClients, type CommandInput, namesOfLost } from "./run-node-command.js";
+
+/** @throws Unsafe when the workflow's order was broken: a command before what it needs is known */
+export async function commandParameters(
+  step: CommandInput,
+  file: CommandFile,
+  record: ClusterRecord,
+  clients: CommandClients,
+): Promise<Readonly<Record<string, string>>> {
+  const delivery = deliveryOf(file);
+  const pool = await poolOf(step, clients);
+  const parameters = nodeCommands[step.command].parameters;
+  switch (step.command) {
+    case "prepare-node": {
+      const { security } = record.wanted.spec;
+      return parameters.parse({
+        role: pool === serverPool ? "server" : "agent",
+        pool,
+        version: record.resolved.version,
+        profile: security.profile,
+        selinux: String(security.selinux),
+        delivery: await clients.deliveries.list(record.uid, delivery, await preparation(delivery, pool, record, clients)),
+      });
+    }
+    case "start-server": {
+      const mode = step.mode ?? "join";
+      return parameters.parse({
+        mode,
+        pool,
+        joinAddress: mode === "bootstrap" ? "" : joinAddress(step, file, record),
+        endpoint: endpointOf(record).dnsName,
+        delivery: await clients.deliveries.list(record.uid, delivery, await serverStart(file, mode, record, clients)),
+      });
+    }
+    case "start-agent": {
+      const token = fullToken(caHashOf(record), "node", await clients.secrets.read(record.uid, "agent-token", record.secrets["agent-token"]));
+      const entry = await clients.deliveries.secretFile(stateKeys.delivery(record.uid, delivery, "token"), token, tokenPaths.token, "0600");
+      return parameters.parse({
+        pool,
+        joinAddress: joinAddressFor(groupNumber(step.group), record.members),
+        endpoint: endpointOf(record).dnsName,
+        delivery: await clients.deliveries.list(record.uid, delivery, [entry]),
+      });
+    }
+    case "check-cluster":
+      return parameters.parse({ pool: serverPool });
+    case "remove-node":
+      return parameters.parse({ pool: serverPool, role: "server", nodes: (await namesOfLost(clients.state, step)).join(",") });
+    case "collect-diagnostics": {
+      const entry = await clients.deliveries.upload("diagnostics", stateKeys.upload(record.uid, delivery, "diagnostics.tar.gz"));
+      return parameters.parse({ pool, delivery: await clients.deliveries.list(record.uid, delivery, [entry]) });
+    }
+  }
+}
+
+/** Names one delivery: a new one for each command sent, so that no URL is ever handed out twice. */
+function deliveryOf(file: Pick<CommandFile, "step" | "key" | "number">): string {
+  return `${file.step.operation}-${shortHash(`${file.key} ${file.number}`)}`;
+}
+
+/** Where a first server puts its kubeconfig. */
+export function kubeconfigUpload(record: ClusterRecord, file: Pick<CommandFile, "step" | "key" | "number">): string {
+  return stateKeys.upload(record.uid, deliveryOf(file), "kubeconfig");
+}
+
+async function poolOf(step: CommandInput, clients: CommandClients): Promise<string> {
+  if (step.group === "any-server" || step.group === "lost-nodes") return serverPool;
+  const group = await clients.state.read<{ readonly pool: string }>(stateKeys.group(step.cluster, step.operation, step.group));
+  return group?.value.pool ?? serverPool;
+}
+
+/** Archives of the release, held to its own checksum file, and the configuration of this pool. */
+async function preparation(delivery: string, pool: string, record: ClusterRecord, clients: CommandClients): Promise<DeliveryEntry[]> {
+  const { version } = record.resolved;
+  const { architecture } = record.wanted.spec.image;
+  const needed = archivesOfCluster(record.wanted, version);
+  const key = (file: string) => artifactKeys.file(version, architecture, file);
+  const checksumText = await clients.artifacts.text(key(needed.checksums));
+  if (checksumText === undefined)
+    throw new Unsafe(`${needed.checksums} of ${version} is gone from the artifact store`, `Add it: drover artifacts check ${version}`);
+  const checksums = parseChecksums(checksumText);
+  const staged = (file: string) =>
+    clients.deliveries.object(clients.artifacts.bucket, key(file), `${nodePaths.staging}/${file}`, "0644", checksums.get(file));
+  const archives = await Promise.all([needed.checksums, needed.bundle, ...needed.images].map(staged));
+
+  const configs = renderConfigs({ file: record.wanted, version, endpointDns: endpointOf(record).dnsName, uid: record.uid });
+  const isServer = pool === serverPool;
+  const files: [name: string, content: string | undefined, target: string][] = [
+    ["config.yaml", isServer ? configs.server : configs.agents[pool], nodePaths.config],
+    ["registries.yaml", configs.registries, nodePaths.registries],
+    ...(isServer
+      ? ([
+          ["psa.yaml", configs.podSecurity, nodePaths.podSecurity],
+          ...Object.entries(configs.manifests).map(([name, text]) => [`manifest-${name}`, text, `${nodePaths.manifests}/${name}`]),
+        ] as [string, string | undefined, string][])
+      : []),
+  ];
+  const placed = await Promise.all(
+    files.flatMap(([name, content, target]) =>
+      content === undefined ? [] : [clients.deliveries.secretFile(stateKeys.delivery(record.uid, delivery, name), content, target, "0600")],
+    ),
+  );
+  return [...archives, ...placed];
+}
+
+/** Tokens as files of mode 0600; the first server gets the short form, because the CA that the full one names does not exist before it. */
+async function serverStart(file: CommandFile, mode: "bootstrap" | "join", record: ClusterRecord, clients: CommandClients): Promise<DeliveryEntry[]> {
+  const delivery = deliveryOf(file);
+  const [serverToken, agentToken] = await Promise.all([
+    clients.secrets.read(record.uid, "server-token", record.secrets["server-token"]),
+    clients.secrets.read(record.uid, "agent-token", record.secrets["agent-token"]),
+  ]);
+  const token = mode === "bootstrap" ? serverToken : fullToken(caHashOf(record), "server", serverToken);
+  const place = (name: string, content: string, target: string) =>
+    clients.deliveries.secretFile(stateKeys.delivery(record.uid, delivery, name), content, target, "0600");
+  return Promise.all([
+    place("token", token, tokenPaths.token),
+    place("agent-token", agentToken, tokenPaths.agentToken),
+    ...(mode === "bootstrap" ? [clients.deliveries.upload("kubeconfig", kubeconfigUpload(record, file))] : []),
+  ]);
+}
+
+function joinAddress(step: CommandInput, file: CommandFile, record: ClusterRecord): string {
+  if (step.joinAddress !== undefined && step.joinAddress !== "") return step.joinAddress;
+  const others = record.members.filter((member) => !file.instanceIds.includes(member.instanceId));
+  const [first] = [...others].sort((a, b) => a.slot - b.slot);
+  if (first === undefined) throw new NotYet(`No server of ${record.name} votes yet`, "Asking again shortly");
+  return first.address;
+}
+
+function caHashOf(record: ClusterRecord): string {
+  const hash = record.bootstrap?.done?.caHash;
+  if (hash === undefined) throw new NotYet(`${record.name} has no CA yet: its first server has not answered`, "Asking again shortly");
+  return hash;
+}
+
+/** Position of a group among those of its pool: `workers-1-03` is the third. */
+function groupNumber(group: string): number {
+  return Number(/(\d+)$/.exec(group)?.[1] ?? "1") - 1;
+}
