@@ -25,6 +25,7 @@ export class VirtualClock implements Clock {
   readonly #checks: (() => void)[] = [];
   #failure: { readonly error: unknown } | undefined;
   #running = false;
+  #wake: (() => void) | undefined;
   /** Events released so far. */
   events = 0;
 
@@ -51,6 +52,7 @@ export class VirtualClock implements Clock {
     };
     if (!entry.daemon) this.#waiting++;
     push(this.#heap, entry);
+    this.#wake?.();
     return entry;
   }
 
@@ -157,16 +159,31 @@ export class VirtualClock implements Clock {
         this.#now = Math.max(this.#now, Math.min(virtual(), next ?? Number.POSITIVE_INFINITY));
         this.#throwFailure();
         const wait = next === undefined ? 50 : Math.min(50, Math.max(0, (next - virtual()) / options.speed));
-        await pause(wait, options.signal);
+        await this.#pause(wait, options.signal);
       }
     } finally {
       this.#running = false;
     }
   }
 
-  /** Puts the clock to a time: only for a world loaded from disk, before it runs. */
-  reset(now: number): void {
-    this.#now = now;
+  /** Waits in real time, or until something is scheduled or the signal is raised. */
+  #pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", done);
+        this.#wake = undefined;
+        resolve();
+      };
+      const timer = setTimeout(done, milliseconds);
+      signal.addEventListener("abort", done);
+      this.#wake = done;
+    });
+  }
+
+  /** Whether somebody drives the clock at this moment. */
+  get isRunning(): boolean {
+    return this.#running;
   }
 
   #throwFailure(): void {
@@ -179,18 +196,6 @@ export class VirtualClock implements Clock {
   #dropCancelled(): void {
     while (this.#heap[0] !== undefined && this.#heap[0].act === undefined) pop(this.#heap);
   }
-}
-
-function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, milliseconds);
-    signal.addEventListener("abort", done);
-  });
 }
 
 const before = (a: Entry, b: Entry) => a.at < b.at || (a.at === b.at && a.order < b.order);

@@ -149,7 +149,7 @@ export function encodeError(service: ServiceName, error: AwsError, context: Answ
       return answer(error.httpStatus, "application/x-amz-json-1.1", text, context, { "x-amzn-errortype": error.code });
     }
     case "ec2Query": {
-      const text = `<Response><Errors><Error><Code>${escape(error.code)}</Code><Message>${escape(error.message)}</Message></Error></Errors><RequestID>${context.requestId}</RequestID></Response>`;
+      const text = `<Response><Errors><Error><Code>${escapeXml(error.code)}</Code><Message>${escapeXml(error.message)}</Message></Error></Errors><RequestID>${context.requestId}</RequestID></Response>`;
       return answer(error.httpStatus, "text/xml;charset=UTF-8", text, context);
     }
     case "awsQuery": {
@@ -157,18 +157,18 @@ export function encodeError(service: ServiceName, error: AwsError, context: Answ
       const code = shape?.traits.awsQueryError?.[0] ?? error.code;
       const members = shape === undefined ? "" : xmlMembers(shape, { ...detail, Message: undefined }, error.code);
       const type = error.httpStatus < 500 ? "Sender" : "Receiver";
-      const text = `<ErrorResponse xmlns="${schemas.xmlns}"><Error><Type>${type}</Type><Code>${escape(code)}</Code><Message>${escape(error.message)}</Message>${members}</Error><RequestId>${context.requestId}</RequestId></ErrorResponse>`;
+      const text = `<ErrorResponse xmlns="${schemas.xmlns}"><Error><Type>${type}</Type><Code>${escapeXml(code)}</Code><Message>${escapeXml(error.message)}</Message>${members}</Error><RequestId>${context.requestId}</RequestId></ErrorResponse>`;
       return answer(error.httpStatus, "text/xml", text, context);
     }
     case "restXml": {
       const bodiless = context.method === "HEAD" || error.httpStatus === 304;
       const members = Object.entries(detail)
         .filter(([, value]) => value !== undefined)
-        .map(([name, value]) => `<${name}>${escape(String(value))}</${name}>`)
+        .map(([name, value]) => `<${name}>${escapeXml(String(value))}</${name}>`)
         .join("");
       const text = bodiless
         ? ""
-        : `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${escape(error.code)}</Code><Message>${escape(error.message)}</Message>${members}<RequestId>${context.requestId}</RequestId></Error>`;
+        : `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${escapeXml(error.code)}</Code><Message>${escapeXml(error.message)}</Message>${members}<RequestId>${context.requestId}</RequestId></Error>`;
       return answer(error.httpStatus, "application/xml", text, context);
     }
   }
@@ -385,7 +385,7 @@ function writeText(shape: Shape, value: unknown, format: TimestampFormat, path: 
 
 // -------------------------------------------------------------------------------------------------------------------- XML
 
-function escape(text: string): string {
+function escapeXml(text: string): string {
   return /[&<>"'\r\n]/.test(text) ? text.replace(/[&<>"'\r\n]/g, (character) => xmlEntities[character] as string) : text;
 }
 const xmlEntities: Readonly<Record<string, string>> = {
@@ -417,7 +417,7 @@ function xmlMember(member: Member, value: unknown, path: string): string {
     case "struct": {
       const attributes = [...shape.members.values()]
         .filter((inner) => inner.traits.xmlAttribute !== undefined && (value as Record<string, unknown>)[inner.name] !== undefined)
-        .map((inner) => ` ${inner.traits.xmlName ?? inner.name}="${escape(String((value as Record<string, unknown>)[inner.name]))}"`)
+        .map((inner) => ` ${inner.traits.xmlName ?? inner.name}="${escapeXml(String((value as Record<string, unknown>)[inner.name]))}"`)
         .join("");
       const [prefix, uri] = member.traits.xmlNamespace ?? [];
       const namespace = uri === undefined ? "" : ` ${prefix ? `xmlns:${prefix}` : "xmlns"}="${uri}"`;
@@ -436,12 +436,12 @@ function xmlMember(member: Member, value: unknown, path: string): string {
       const item: Member = { ...shape.item, own: { ...shape.item.own, xmlName: shape.item.traits.xmlName ?? "value" } };
       const entryName = flat ? name : "entry";
       const entries = Object.entries(value as object)
-        .map(([key, each]) => `<${entryName}><${keyName}>${escape(key)}</${keyName}>${xmlMember(item, each, path)}</${entryName}>`)
+        .map(([key, each]) => `<${entryName}><${keyName}>${escapeXml(key)}</${keyName}>${xmlMember(item, each, path)}</${entryName}>`)
         .join("");
       return flat ? entries : `<${name}>${entries}</${name}>`;
     }
     default:
-      return `<${name}>${escape(writeText(shape, value, "date-time", path))}</${name}>`;
+      return `<${name}>${escapeXml(writeText(shape, value, "date-time", path))}</${name}>`;
   }
 }
 
@@ -463,7 +463,7 @@ function parseXml(text: string): XmlNode {
     const [, cdata, close, start, , selfClosing, plain] = match;
     const current = open.at(-1) as XmlNode;
     if (cdata !== undefined) current.text += cdata;
-    else if (plain !== undefined) current.text += unescape(plain);
+    else if (plain !== undefined) current.text += unescapeXml(plain);
     else if (start !== undefined) {
       const node: XmlNode = { name: start.replace(/^.*:/, ""), children: [], text: "" };
       current.children.push(node);
@@ -480,7 +480,7 @@ function parseXml(text: string): XmlNode {
 const malformedXml = () =>
   new AwsError("MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema", 400);
 
-function unescape(text: string): string {
+function unescapeXml(text: string): string {
   return text.replace(/&(#x?[0-9A-Fa-f]+|\w+);/g, (whole, entity: string) => {
     if (entity.startsWith("#x")) return String.fromCodePoint(Number.parseInt(entity.slice(2), 16));
     if (entity.startsWith("#")) return String.fromCodePoint(Number.parseInt(entity.slice(1), 10));
