@@ -30,7 +30,10 @@ const rootVolumeGib = z
   .min(30)
   .max(16384)
   .describe("Size of the root volume in GiB. Air-gap archives need about three times their size while they are imported.");
-const timeZone = z.string().describe("IANA time zone, such as Europe/Berlin.");
+const timeZone = z
+  .string()
+  .describe("IANA time zone, such as Europe/Berlin.")
+  .meta({ examples: ["UTC", "Europe/Berlin", "America/New_York"] });
 const kubeletArgument = z.string().regex(/^[a-z0-9-]+=.*/, "must be name=value, without leading hyphens");
 
 /** A value RKE2's config.yaml can hold. */
@@ -87,7 +90,8 @@ export const imageSchema = z.strictObject({
     .string()
     .regex(/^\/[A-Za-z0-9_./-]{1,1010}$/, "must be a Parameter Store name that starts with /")
     .optional()
-    .describe("Public or own Parameter Store name that holds the image id. Resolved once, when the cluster is created. Give this or id."),
+    .describe("Public or own Parameter Store name that holds the image id. Resolved once, when the cluster is created. Give this or id.")
+    .meta({ examples: ["/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"] }),
   id: z
     .string()
     .regex(/^ami-[0-9a-f]{8,17}$/, "must be an image id such as ami-0123456789abcdef0")
@@ -146,7 +150,11 @@ export const rke2Schema = z.strictObject({
     .max(50)
     .default([])
     .describe("Further DNS names and addresses in the API's certificate; the endpoint's own name is always in it."),
-  kubeletArgs: z.array(kubeletArgument).default([]).describe("Kubelet arguments of every node, name=value."),
+  kubeletArgs: z
+    .array(kubeletArgument)
+    .default([])
+    .describe("Kubelet arguments of every node, name=value.")
+    .meta({ examples: [["max-pods=150"]] }),
   ingress: z
     .enum(["default", "traefik", "ingress-nginx", "none"])
     .default("default")
@@ -178,7 +186,11 @@ export const securitySchema = z.strictObject({
 });
 
 export const backupSchema = z.strictObject({
-  schedule: z.string().default("0 2 * * *").describe("When a snapshot is taken: minute, hour, day of month, month, day of week."),
+  schedule: z
+    .string()
+    .default("0 2 * * *")
+    .describe("When a snapshot is taken: minute, hour, day of month, month, day of week.")
+    .meta({ examples: ["0 2 * * *", "0 */6 * * *"] }),
   timeZone: timeZone.default("UTC"),
   keep: z
     .strictObject({
@@ -237,11 +249,16 @@ export const maintenanceSchema = z.strictObject({
 });
 
 export const clusterSpecSchema = z.strictObject({
-  version: z.string().optional().describe("RKE2 release, such as v1.35.7+rke2r1. Give this or channel."),
+  version: z
+    .string()
+    .optional()
+    .describe("RKE2 release, such as v1.35.7+rke2r1. Give this or channel.")
+    .meta({ examples: ["v1.35.7+rke2r1"] }),
   channel: z
     .string()
     .optional()
-    .describe("stable, latest or a minor such as v1.35: the newest such release in the artifact store, chosen once. Give this or version."),
+    .describe("stable, latest or a minor such as v1.35: the newest such release in the artifact store, chosen once. Give this or version.")
+    .meta({ examples: ["stable", "latest", "v1.35"] }),
   servers: serversSchema.describe("The control plane: every server runs the API and a member of etcd."),
   agentPools: z.array(agentPoolSchema).max(50).default([]).describe("Pools of agents, which run the workloads."),
   image: imageSchema.describe("Machine image of every node. Give ssmParameter or id."),
