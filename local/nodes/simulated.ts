@@ -1,0 +1,1191 @@
+/**
+ * Simulated nodes: what a machine with RKE2 does, without the machine.
+ *
+ * Each node is a small disk and one service; the node commands act on both as the scripts do, within the time the latency model gives. RKE2's rules
+ * hold, the unkind ones first: a server without `server:` and without etcd data always makes a new cluster, learners join one at a time, agents are
+ * admitted at the rate a server bears, and a wrong key in config.yaml is only warned about. The service outlives the script that started it.
+ */
+import { createHash } from "node:crypto";
+import { parse as parseYaml } from "yaml";
+import model from "../../core/latency-model.json" with { type: "json" };
+import { nodeName } from "../../core/layout.js";
+import {
+  type DeliveryEntry,
+  type NodeCommandName,
+  type NodeCommandParameters,
+  type NodeCommandResult,
+  type NodeFailure,
+  type NodeFailureCode,
+  nodeCommands,
+  nodeFailureSchema,
+  nodePaths,
+  parseDelivery,
+} from "../../core/node-commands.js";
+import configKeys from "../../core/rke2-config-keys.json" with { type: "json" };
+import { type Random, type Service, type Timer, Unmodelled, type World } from "../kernel/contract.js";
+import type { Answering, DocumentEnd, DocumentRun, Machine, MachineAnswer, MachineFetch, NodeDriver, ObservedCluster, RunningDocument } from "./contract.js";
+
+interface FileRecord {
+  readonly sha256: string;
+  readonly mode: string;
+  readonly bytes: number;
+  /** Kept for small files alone; of an archive its hash is enough. */
+  readonly text: string | undefined;
+}
+
+type Unit = "rke2-server" | "rke2-agent";
+type UnitState = "inactive" | "activating" | "active" | "failed";
+
+interface NodeRecord {
+  readonly machine: Machine;
+  alive: boolean;
+  lostAtMs: number | undefined;
+  readonly files: Map<string, FileRecord>;
+  /** RKE2 release whose binary is installed. */
+  installed: string | undefined;
+  unit: Unit;
+  unitState: UnitState;
+  unitChangedAtMs: number;
+  journal: string[];
+  /** Why the service cannot succeed, as its log tells. */
+  fatal: { readonly code: NodeFailureCode; readonly meaning: string } | undefined;
+  /** Cluster whose etcd data is on the disk. */
+  etcd: string | undefined;
+  /** Whether the etcd process of that data runs. */
+  etcdRuns: boolean;
+  /** The member was removed from its cluster: its data is refused for ever. */
+  removed: boolean;
+  /** Cluster that the node belongs to, as server or agent. */
+  cluster: string | undefined;
+  name: string;
+  readonly password: string;
+  /** Server: when the supervisor is free to admit the next agent. */
+  admitsAtMs: number;
+}
+
+interface ClusterRecord {
+  readonly id: string;
+  readonly caHash: string;
+  readonly serverPassword: string;
+  readonly agentPassword: string;
+  readonly critical: Readonly<Record<string, string>>;
+  readonly version: string;
+  readonly bootstrappedBy: string;
+  readonly bootstrappedAtMs: number;
+  readonly members: MemberRecord[];
+  /** Node objects by name; each remembers the password it was made with. */
+  readonly nodes: Map<string, { readonly instanceId: string; readonly role: "server" | "agent"; readonly password: string; readonly version: string }>;
+  podsReadyAtMs: number;
+  quorum: boolean;
+  quorumChangedAtMs: number;
+}
+
+interface MemberRecord {
+  readonly instanceId: string;
+  readonly nodeName: string;
+  readonly address: string;
+  voter: boolean;
+}
+
+interface State {
+  nodes: Map<string, NodeRecord>;
+  clusters: Map<string, ClusterRecord>;
+  serial: number;
+}
+
+/** What the scripts keep beside RKE2's own files. */
+const paths = {
+  token: "/etc/rancher/rke2/drover-token",
+  agentToken: "/etc/rancher/rke2/drover-agent-token",
+  node: "/etc/rancher/rke2/config.yaml.d/10-drover-node.yaml",
+  join: "/etc/rancher/rke2/config.yaml.d/20-drover-join.yaml",
+} as const;
+
+const seconds = 1000;
+const admissionSeconds = 1 / model.rates.agentsAdmittedPerSecondPerServer.value;
+/** Join requests a supervisor holds at once; it answers 429 to more (k3s, 20 concurrent readers). */
+const admissionQueue = 20;
+/** etcd removes a learner without raft progress (k3s, managed etcd). */
+const learnerStallSeconds = 300;
+/** Kubernetes notices that a kubelet is silent (node monitor grace period). */
+const nodeGraceSeconds = 40;
+/** Root volume under which the archives and what containerd unpacks from them have no room. */
+const leastRootVolumeGib = 12;
+
+/** A script's way out: everything that ends a command badly. */
+class Refusal extends Error {
+  constructor(
+    readonly code: NodeFailureCode,
+    message: string,
+    readonly exitCode: number,
+    readonly log: readonly string[] = [],
+  ) {
+    super(message);
+  }
+}
+const notYet = new Set<NodeFailureCode>(["AnotherCommandRuns", "StartTimedOut", "NotReady"]);
+function refusal(code: NodeFailureCode, message: string, log: readonly string[] = []): Refusal {
+  return new Refusal(code, message, notYet.has(code) ? 75 : 1, log);
+}
+function wrongInput(message: string): Refusal {
+  return new Refusal("ConfigInvalid", message, 64);
+}
+
+/** A process on a node: its waits end with it, and what waits for one that was killed waits for ever. */
+class Process {
+  #timers = new Set<Timer>();
+  #over = false;
+  constructor(private readonly world: World) {}
+
+  sleep(length: number): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#over) return;
+      const timer = this.world.clock.after(length * seconds, () => {
+        this.#timers.delete(timer);
+        resolve();
+      });
+      this.#timers.add(timer);
+    });
+  }
+
+  /** Waits for something outside; a killed process never hears of it. */
+  after<T>(value: T | Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      Promise.resolve(value).then(
+        (result) => {
+          if (!this.#over) resolve(result);
+        },
+        (error: unknown) => {
+          if (!this.#over) reject(error);
+        },
+      );
+    });
+  }
+
+  get over(): boolean {
+    return this.#over;
+  }
+
+  kill(): void {
+    this.#over = true;
+    for (const timer of this.#timers) timer.cancel();
+    this.#timers.clear();
+  }
+}
+
+interface Live {
+  script: Process | undefined;
+  service: Process | undefined;
+  /** Scripts that wait for the service to settle. */
+  watchers: Set<() => void>;
+}
+
+interface Script {
+  readonly node: NodeRecord;
+  readonly process: Process;
+  readonly random: Random;
+  readonly startedAtMs: number;
+  readonly log: string[];
+  changed: boolean;
+}
+
+type Reply<N extends NodeCommandName> = Omit<NodeCommandResult<N>, "ok" | "node" | "changed">;
+
+export function createSimulatedNodes(world: World, options: { readonly fetch?: MachineFetch } = {}): NodeDriver {
+  const random = world.random.fork("nodes");
+  const seed = random.hex(16);
+  let state: State = { nodes: new Map(), clusters: new Map(), serial: 0 };
+  let byAddress = new Map<string, NodeRecord>();
+  const live = new Map<string, Live>();
+  let revision = 0;
+  const digests = new WeakMap<Uint8Array, string>();
+  const configs = new Map<string, Readonly<Record<string, unknown>>>();
+
+  const now = () => world.clock.now();
+  const fetchOverNetwork: MachineFetch = options.fetch ?? ((url, request) => world.service<Service & { fetchPresigned: MachineFetch }>("s3").fetchPresigned(url, request));
+  const hash = (text: string) => createHash("sha256").update(text).digest("hex");
+  const clusterOf = (node: NodeRecord) => (node.cluster === undefined ? undefined : state.clusters.get(node.cluster));
+  const liveOf = (node: NodeRecord): Live => {
+    const id = node.machine.instanceId;
+    let found = live.get(id);
+    if (found === undefined) {
+      found = { script: undefined, service: undefined, watchers: new Set() };
+      live.set(id, found);
+    }
+    return found;
+  };
+
+  // ---------------------------------------------------------------- machines
+
+  function boot(machine: Machine): void {
+    if (state.nodes.has(machine.instanceId)) throw new Unmodelled(`a second boot of ${machine.instanceId}`);
+    const node: NodeRecord = {
+      machine,
+      alive: true,
+      lostAtMs: undefined,
+      files: new Map(),
+      installed: undefined,
+      unit: "rke2-server",
+      unitState: "inactive",
+      unitChangedAtMs: now(),
+      journal: [],
+      fatal: undefined,
+      etcd: undefined,
+      etcdRuns: false,
+      removed: false,
+      cluster: undefined,
+      name: "",
+      password: hash(`${seed} node password ${machine.instanceId}`).slice(0, 32),
+      admitsAtMs: 0,
+    };
+    state.nodes.set(machine.instanceId, node);
+    byAddress.set(machine.address, node);
+  }
+
+  function halt(instanceId: string): void {
+    const node = state.nodes.get(instanceId);
+    if (node === undefined || !node.alive) return;
+    node.alive = false;
+    node.lostAtMs = now();
+    node.etcdRuns = false;
+    node.files.clear();
+    setUnit(node, "inactive");
+    const running = live.get(instanceId);
+    running?.script?.kill();
+    running?.service?.kill();
+    live.delete(instanceId);
+    if (byAddress.get(node.machine.address) === node) byAddress.delete(node.machine.address);
+    const cluster = clusterOf(node);
+    if (cluster === undefined) return;
+    const learner = cluster.members.find((member) => member.instanceId === instanceId && !member.voter);
+    if (learner !== undefined) {
+      world.clock.after(learnerStallSeconds * seconds, () => {
+        const at = cluster.members.indexOf(learner);
+        if (at >= 0 && cluster.quorum) cluster.members.splice(at, 1);
+        touch(cluster);
+      });
+    }
+    touch(cluster);
+  }
+
+  /** Something of the cluster has changed: whether it has a majority, and for checks that there is something to see. */
+  function touch(cluster: ClusterRecord): void {
+    revision++;
+    const voters = cluster.members.filter((member) => member.voter);
+    const healthy = voters.filter((member) => state.nodes.get(member.instanceId)?.etcdRuns === true).length;
+    const quorum = healthy >= Math.floor(voters.length / 2) + 1;
+    if (quorum === cluster.quorum) return;
+    cluster.quorum = quorum;
+    cluster.quorumChangedAtMs = now();
+  }
+
+  function setUnit(node: NodeRecord, unitState: UnitState): void {
+    if (node.unitState !== unitState) node.unitChangedAtMs = now();
+    node.unitState = unitState;
+    for (const wake of live.get(node.machine.instanceId)?.watchers ?? []) wake();
+  }
+
+  function answers(instanceId: string, port: number): Answering {
+    const node = state.nodes.get(instanceId);
+    if (node === undefined) return { answers: false, sinceMs: 0 };
+    if (!node.alive) return { answers: false, sinceMs: node.lostAtMs ?? 0 };
+    if (port !== 9345 && port !== 6443) throw new Unmodelled(`whether port ${port} of a node answers`);
+    const serves = node.unit === "rke2-server" && node.unitState === "active";
+    const cluster = clusterOf(node);
+    // The supervisor answers without etcd; the API server does not.
+    if (port === 9345 || !serves || cluster === undefined) return { answers: serves, sinceMs: node.unitChangedAtMs };
+    return { answers: cluster.quorum, sinceMs: Math.max(node.unitChangedAtMs, cluster.quorumChangedAtMs) };
+  }
+
+  // ---------------------------------------------------------- configuration
+
+  function place(node: NodeRecord, target: string, text: string, mode: string): boolean {
+    const file: FileRecord = { sha256: hash(text), mode, bytes: Buffer.byteLength(text), text };
+    const before = node.files.get(target);
+    if (before?.sha256 === file.sha256 && before.mode === mode) return false;
+    node.files.set(target, file);
+    return true;
+  }
+
+  const textOf = (node: NodeRecord, path: string) => node.files.get(path)?.text;
+  const firstLine = (node: NodeRecord, path: string) => (textOf(node, path) ?? "").split("\n")[0] ?? "";
+
+  /** config.yaml and its drop-ins, later files over earlier ones, as RKE2 reads them. */
+  function readConfig(node: NodeRecord): Readonly<Record<string, unknown>> {
+    const dropIns = [...node.files.keys()].filter((path) => /^\/etc\/rancher\/rke2\/config\.yaml\.d\/[^/]+\.ya?ml$/.test(path)).sort();
+    const merged: Record<string, unknown> = {};
+    for (const path of [nodePaths.config, ...dropIns]) {
+      const text = textOf(node, path);
+      if (text === undefined) continue;
+      for (const [key, value] of Object.entries(parseConfig(text))) {
+        if (key.endsWith("+")) merged[key.slice(0, -1)] = [...asList(merged[key.slice(0, -1)]), ...asList(value)];
+        else merged[key] = value;
+      }
+    }
+    return merged;
+  }
+
+  /** The same text is on hundreds of nodes. */
+  function parseConfig(text: string): Readonly<Record<string, unknown>> {
+    let parsed = configs.get(text);
+    if (parsed === undefined) {
+      const value: unknown = parseYaml(text);
+      if (value !== null && (typeof value !== "object" || Array.isArray(value))) throw new Error("config.yaml is not a map");
+      parsed = (value ?? {}) as Readonly<Record<string, unknown>>;
+      if (configs.size > 500) configs.clear();
+      configs.set(text, parsed);
+    }
+    return parsed;
+  }
+
+  /** Keys this role does not know: RKE2 warns and starts without them. */
+  function unknownKeys(config: Readonly<Record<string, unknown>>, role: "server" | "agent"): string[] {
+    return Object.keys(config).filter((key) => {
+      const known = keysByName.get(key.replace(/\+$/, ""));
+      return known === undefined || (role === "agent" && known.command === "server");
+    });
+  }
+
+  // --------------------------------------------------------------- transfers
+
+  async function request(process: Process, url: string, request: Parameters<MachineFetch>[1]): Promise<{ answer?: MachineAnswer; reason: string }> {
+    let reason = "no answer";
+    for (let attempt = 1; attempt <= 8; attempt++) {
+      let answer: MachineAnswer | undefined;
+      try {
+        answer = await process.after(fetchOverNetwork(url, request));
+      } catch (error) {
+        if (error instanceof Unmodelled) throw error;
+        reason = "no connection";
+      }
+      if (answer !== undefined) {
+        if (answer.status < 500) return { answer, reason: `HTTP ${answer.status}` };
+        reason = `HTTP ${answer.status}`;
+      }
+      await process.sleep(Math.min(attempt, 5));
+    }
+    return { reason };
+  }
+
+  async function fetchDelivery(script: Script, url: string): Promise<DeliveryEntry[]> {
+    const { answer, reason } = await request(script.process, url, { method: "GET", headers: {} });
+    if (answer?.status !== 200) throw refusal("DownloadFailed", `The delivery list cannot be fetched: ${reason}`);
+    let entries: DeliveryEntry[];
+    try {
+      entries = parseDelivery(Buffer.from(answer.body).toString("utf8"));
+    } catch {
+      throw refusal("ConfigInvalid", "The delivery list has a line that is neither get nor put");
+    }
+    for (const entry of entries) {
+      const good = entry.kind === "put" ? httpsUrl.test(entry.url) : httpsUrl.test(entry.url) && mayWrite(entry.target) && /^0?[0-7]{3}$/.test(entry.mode);
+      if (!good) throw refusal("ConfigInvalid", `The delivery list has a wrong ${entry.kind} line for ${entry.kind === "get" ? entry.target : entry.name}`);
+    }
+    return entries;
+  }
+
+  async function download(script: Script, entry: DeliveryEntry & { readonly kind: "get" }): Promise<{ readonly sha256: string; readonly body: Uint8Array }> {
+    const { answer, reason } = await request(script.process, entry.url, { method: "GET", headers: {} });
+    if (answer?.status !== 200) throw refusal("DownloadFailed", `${entry.target} cannot be fetched: ${reason}`);
+    const sha256 = digestOf(answer.body);
+    if (entry.sha256 !== undefined && entry.sha256 !== sha256) {
+      throw refusal("ChecksumMismatch", `${entry.target} arrived with SHA-256 ${sha256}, expected ${entry.sha256}`);
+    }
+    return { sha256, body: answer.body };
+  }
+
+  function digestOf(body: Uint8Array): string {
+    let digest = digests.get(body);
+    if (digest === undefined) {
+      digest = createHash("sha256").update(body).digest("hex");
+      digests.set(body, digest);
+    }
+    return digest;
+  }
+
+  /** Fetches and verifies the small files, then places them all. */
+  async function placeConfiguration(script: Script, entries: readonly DeliveryEntry[]): Promise<void> {
+    const arrived: { readonly entry: DeliveryEntry & { readonly kind: "get" }; readonly text: string }[] = [];
+    for (const entry of entries) {
+      if (entry.kind === "get" && !isArchive(entry.target)) arrived.push({ entry, text: Buffer.from((await download(script, entry)).body).toString("utf8") });
+    }
+    for (const { entry, text } of arrived) {
+      if (place(script.node, entry.target, text, entry.mode)) changed(script, `placed ${entry.target}`);
+    }
+  }
+
+  /** What is there already (412: such an address may only create) counts as uploaded. */
+  async function upload(script: Script, entries: readonly DeliveryEntry[], name: string, body: Uint8Array): Promise<void> {
+    const entry = entries.find((each) => each.kind === "put" && each.name === name);
+    if (entry?.kind !== "put") throw refusal("UploadFailed", `The delivery has no address for ${name}`);
+    const { answer, reason } = await request(script.process, entry.url, { method: "PUT", headers: entry.headers, body });
+    if (answer?.status === 412) {
+      script.log.push(`${name} is there already`);
+      return;
+    }
+    if (answer === undefined || answer.status >= 300) throw refusal("UploadFailed", `${name} cannot be uploaded: ${reason}`);
+  }
+
+  function changed(script: Script, what: string): void {
+    script.changed = true;
+    script.log.push(what);
+  }
+
+  // ------------------------------------------------------------ node commands
+
+  async function prepareNode(script: Script, parameters: NodeCommandParameters<"prepare-node">): Promise<Reply<"prepare-node">> {
+    const { node, process } = script;
+    const { version, role } = parameters;
+    if (node.machine.rootVolumeGib < leastRootVolumeGib) {
+      throw refusal("DiskFull", `The root volume has ${node.machine.rootVolumeGib} GiB, RKE2's archives and images need ${leastRootVolumeGib} GiB or more`);
+    }
+    if (node.unitState !== "inactive" && node.installed !== undefined && node.installed !== version) {
+      throw refusal("ForeignRke2", `${node.unit} of ${node.installed} runs on this node, ${version} is wanted. An upgrade is another command's work`);
+    }
+    const entries = await fetchDelivery(script, parameters.delivery);
+    const archives = entries.filter((entry) => entry.kind === "get" && isArchive(entry.target)) as (DeliveryEntry & { readonly kind: "get" })[];
+    const sums = archives.find((entry) => /^sha256sum-[a-z0-9]+\.txt$/.test(baseName(entry.target)));
+    if (sums === undefined) throw refusal("ConfigInvalid", "The delivery brings no checksum file of the release");
+    const listed = await download(script, sums);
+    const expected = checksums(Buffer.from(listed.body).toString("utf8"));
+    const rest = archives.filter((entry) => entry !== sums);
+    const architecture = node.machine.architecture === "arm64" ? "arm64" : "amd64";
+    for (const entry of rest) {
+      const name = baseName(entry.target);
+      if (!name.includes(`linux-${architecture}`)) throw refusal("UnsupportedOs", `${name} is not for this machine, which is ${architecture}`);
+      if (expected.get(name) === undefined) throw refusal("ChecksumMismatch", `${name} is not in ${baseName(sums.target)}`);
+    }
+    const bundle = rest.find((entry) => /^rke2\.linux-[a-z0-9]+\.tar\.gz$/.test(baseName(entry.target)));
+    if (bundle === undefined) throw refusal("ConfigInvalid", `The delivery brings no bundle rke2.linux-${architecture}.tar.gz`);
+    const missing = rest.filter((entry) => node.files.get(entry.target)?.sha256 !== expected.get(baseName(entry.target)));
+    if (missing.length > 0) {
+      await process.sleep(script.random.latency("fetchAndVerifyArchives"));
+      const arrived: { readonly target: string; readonly file: FileRecord }[] = [];
+      for (const entry of missing) {
+        const { sha256, body } = await download(script, entry);
+        if (sha256 !== expected.get(baseName(entry.target))) {
+          throw refusal("ChecksumMismatch", `${baseName(entry.target)} arrived with SHA-256 ${sha256}, the release's checksum file says ${expected.get(baseName(entry.target))}`);
+        }
+        arrived.push({ target: entry.target, file: { sha256, mode: entry.mode, bytes: body.length, text: undefined } });
+      }
+      for (const { target, file } of arrived) node.files.set(target, file);
+      changed(script, `placed ${arrived.length} archives of ${version}`);
+      if (missing.some((entry) => baseName(entry.target).startsWith("rke2-images"))) await process.sleep(script.random.latency("importImages"));
+    } else {
+      await process.sleep(1);
+    }
+    await placeConfiguration(script, entries);
+    if (node.installed !== version) {
+      node.installed = version;
+      changed(script, `installed ${version}`);
+    }
+    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    const warnings = unknownKeys(configOrRefuse(node), role).map((key) => `Unknown flag --${key} found in config.yaml, skipping`);
+    return { version, warnings: warnings.slice(0, 5) };
+  }
+
+  function configOrRefuse(node: NodeRecord): Readonly<Record<string, unknown>> {
+    if (textOf(node, nodePaths.config) === undefined) throw refusal("ConfigInvalid", `config.yaml is missing on ${node.name}. Run prepare-node first`);
+    try {
+      return readConfig(node);
+    } catch {
+      throw refusal("ConfigInvalid", `The configuration of ${node.name} is not a YAML map`);
+    }
+  }
+
+  /** Refuses a configuration that would make the service do another thing than asked. */
+  function checkConfiguration(node: NodeRecord): void {
+    if (node.installed === undefined) throw refusal("ConfigInvalid", `RKE2 is not installed on ${node.name}. Run prepare-node first`);
+    configOrRefuse(node);
+    for (const [path, file] of node.files) {
+      if (!path.startsWith("/etc/rancher/rke2/config.yaml") || path === paths.join || file.text === undefined) continue;
+      const keys = Object.keys(parseConfig(file.text));
+      if (keys.some((key) => key.startsWith("cluster-reset"))) throw refusal("ConfigInvalid", `${path} asks for a cluster reset. Remove the key`);
+      if (keys.includes("server")) throw refusal("ConfigInvalid", `${path} sets server:, which Drover keeps in ${paths.join}. Remove the key`);
+    }
+  }
+
+  const joinText = (address: string) => `server: "https://${address}:9345"\n`;
+
+  async function startServer(script: Script, parameters: NodeCommandParameters<"start-server">): Promise<Reply<"start-server">> {
+    const { node } = script;
+    const { mode, joinAddress, endpoint } = parameters;
+    if (mode === "join" && joinAddress === "") throw wrongInput("mode join needs a joinAddress: without it the node would make a cluster of its own");
+    if (mode === "bootstrap" && joinAddress !== "") throw wrongInput("mode bootstrap takes no joinAddress: the first server joins nobody");
+    refuseOtherRole(node, "rke2-agent");
+    if (mode === "bootstrap" && node.etcd === undefined && node.files.has(paths.join)) {
+      throw refusal("SplitBrain", `${node.name} was told to join a cluster and holds no etcd data: starting it without server: would make a second cluster. Replace the node`);
+    }
+    const entries = await fetchDelivery(script, parameters.delivery);
+    await placeConfiguration(script, entries);
+    for (const path of [paths.token, paths.agentToken]) {
+      if (firstLine(node, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
+    }
+    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    const token = parseToken(firstLine(node, paths.token));
+    const ownCa = node.etcd === undefined ? undefined : state.clusters.get(node.etcd)?.caHash;
+    if (mode === "join") {
+      if (joinAddress === node.machine.address) throw wrongInput(`joinAddress ${joinAddress} is this machine's own: a server cannot join through itself`);
+      if (token.caHash === undefined || token.user !== "server") {
+        throw refusal("ConfigInvalid", "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address");
+      }
+      if (ownCa !== undefined && ownCa !== token.caHash) {
+        throw refusal("AlreadyMember", `The disk of ${node.name} holds the CA ${ownCa}, the cluster to join has ${token.caHash}: it belongs to another cluster. Replace the node`);
+      }
+      if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
+    } else if (token.caHash !== undefined && ownCa === undefined) {
+      throw refusal("ConfigInvalid", "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form");
+    }
+    checkConfiguration(node);
+    await startUnit(script, "rke2-server", 1440);
+    const cluster = clusterOf(node) as ClusterRecord;
+    if (mode === "bootstrap") await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)));
+    if (place(node, paths.join, joinText(endpoint), "0600")) changed(script, `placed ${paths.join}`);
+    return { address: node.machine.address, caHash: cluster.caHash, voter: true, members: cluster.members.length, version: node.installed as string };
+  }
+
+  async function startAgent(script: Script, parameters: NodeCommandParameters<"start-agent">): Promise<Reply<"start-agent">> {
+    const { node } = script;
+    refuseOtherRole(node, "rke2-server");
+    const entries = await fetchDelivery(script, parameters.delivery);
+    await placeConfiguration(script, entries);
+    if (firstLine(node, paths.token) === "") throw refusal("ConfigInvalid", `The delivery brought no ${paths.token}`);
+    if (parseToken(firstLine(node, paths.token)).caHash === undefined) {
+      throw refusal("ConfigInvalid", "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address");
+    }
+    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    if (node.unitState !== "active" && place(node, paths.join, joinText(parameters.joinAddress), "0600")) changed(script, `placed ${paths.join}`);
+    checkConfiguration(node);
+    await startUnit(script, "rke2-agent", 840);
+    if (place(node, paths.join, joinText(parameters.endpoint), "0600")) changed(script, `placed ${paths.join}`);
+    return { version: node.installed as string };
+  }
+
+  function refuseOtherRole(node: NodeRecord, other: Unit): void {
+    if (node.unit === other && (node.unitState === "active" || node.unitState === "activating")) {
+      throw refusal("ConfigInvalid", `${other} runs on ${node.name}, so the other service will not start. Replace the node`);
+    }
+  }
+
+  async function checkCluster(script: Script): Promise<Reply<"check-cluster">> {
+    const { node } = script;
+    const cluster = clusterOf(node);
+    if (node.unit !== "rke2-server" || cluster === undefined || node.unitState === "inactive") {
+      throw refusal("NotReady", `No server has started on ${node.name} yet: it has no kubeconfig`);
+    }
+    await script.process.sleep(0.8);
+    const version = node.installed as string;
+    if (!hasApi(node)) await script.process.sleep(15);
+    if (!hasApi(node)) {
+      const nothing = { members: 0, voters: 0, serversReady: 0, agentsReady: 0, nodes: 0, notReady: [], podsPending: 0 };
+      return { clusterId: "", caHash: cluster.caHash, apiReady: false, ...nothing, version };
+    }
+    let serversReady = 0;
+    let agentsReady = 0;
+    const notReady: string[] = [];
+    for (const [name, object] of cluster.nodes) {
+      if (!seemsReady(object.instanceId, cluster)) {
+        if (notReady.length < 20) notReady.push(name);
+      } else if (object.role === "server") serversReady++;
+      else agentsReady++;
+    }
+    return {
+      clusterId: cluster.id,
+      caHash: cluster.caHash,
+      apiReady: true,
+      members: cluster.members.length,
+      voters: cluster.members.filter((member) => member.voter).length,
+      serversReady,
+      agentsReady,
+      nodes: cluster.nodes.size,
+      notReady,
+      podsPending: podsPending(cluster),
+      version,
+    };
+  }
+
+  const hasApi = (node: NodeRecord) => node.unit === "rke2-server" && node.unitState === "active" && clusterOf(node)?.quorum === true;
+
+  /** As the API says it: a silent kubelet is noticed after a while. */
+  function seemsReady(instanceId: string, cluster: ClusterRecord): boolean {
+    const node = state.nodes.get(instanceId);
+    if (node === undefined || node.cluster !== cluster.id) return false;
+    if (node.alive) return node.unitState === "active";
+    return node.unitState === "active" || (node.lostAtMs ?? 0) + nodeGraceSeconds * seconds > now();
+  }
+
+  function podsPending(cluster: ClusterRecord): number {
+    return Math.ceil(Math.max(0, cluster.podsReadyAtMs - now()) / (6 * seconds));
+  }
+
+  async function removeNode(script: Script, parameters: NodeCommandParameters<"remove-node">): Promise<Reply<"remove-node">> {
+    const { node } = script;
+    const cluster = clusterOf(node);
+    if (cluster === undefined || !hasApi(node)) throw refusal("NotReady", `The API does not answer on ${node.name}: nothing can be removed through it`);
+    const names = parameters.nodes.split(",");
+    if (names.includes(node.name)) throw wrongInput(`${node.name} cannot remove itself. Run the command on another server`);
+    let removed = 0;
+    for (const name of names) {
+      const object = cluster.nodes.get(name);
+      const at = cluster.members.findIndex((member) => member.nodeName === name);
+      if (object === undefined && at < 0) continue;
+      await script.process.sleep(at < 0 ? 0.3 : 3);
+      if (at >= 0 && !cluster.quorum) throw refusal("NotReady", `etcd has lost its majority: the member of ${name} cannot be removed`);
+      removeFromCluster(cluster, name);
+      removed++;
+      changed(script, `removed ${name}`);
+    }
+    return { removed, members: cluster.members.length };
+  }
+
+  function removeFromCluster(cluster: ClusterRecord, name: string): void {
+    const member = cluster.members.find((each) => each.nodeName === name);
+    const instanceId = member?.instanceId ?? cluster.nodes.get(name)?.instanceId ?? "";
+    cluster.nodes.delete(name);
+    if (member !== undefined) cluster.members.splice(cluster.members.indexOf(member), 1);
+    const other = state.nodes.get(instanceId);
+    if (other?.alive === true && member !== undefined) {
+      // A member that is told to leave takes its static pods down; its data is refused from then on.
+      other.removed = true;
+      other.etcdRuns = false;
+      liveOf(other).service?.kill();
+      setUnit(other, "failed");
+    }
+    touch(cluster);
+  }
+
+  async function collectDiagnostics(script: Script, parameters: NodeCommandParameters<"collect-diagnostics">): Promise<Reply<"collect-diagnostics">> {
+    const { node } = script;
+    const entries = await fetchDelivery(script, parameters.delivery);
+    const put = entries.find((entry) => entry.kind === "put");
+    if (put?.kind !== "put") throw refusal("UploadFailed", "The delivery has no address for the diagnostics");
+    await script.process.sleep(3 + script.random.next() * 4);
+    const secret = new Set<string>([paths.token, paths.agentToken]);
+    const report = {
+      node: node.name,
+      unit: { name: node.unit, state: node.unitState, since: new Date(node.unitChangedAtMs).toISOString() },
+      installed: node.installed ?? "",
+      journal: node.journal.slice(-200),
+      files: [...node.files].filter(([path]) => !secret.has(path)).map(([path, file]) => ({ path, sha256: file.sha256, mode: file.mode, bytes: file.bytes })),
+    };
+    const body = Buffer.from(JSON.stringify(report, undefined, 1));
+    await upload(script, entries, put.name, body);
+    return { bytes: body.length, sha256: digestOf(body) };
+  }
+
+  // ---------------------------------------------------------------- services
+
+  /** Starts the unit unless it runs already, and waits until the node is ready, the log says that waiting is in vain, or the time is over. */
+  async function startUnit(script: Script, unit: Unit, limitSeconds: number): Promise<void> {
+    const { node } = script;
+    node.unit = unit;
+    if (node.unitState === "active") {
+      script.log.push(`${unit} is active already`);
+    } else if (node.unitState === "activating" && !script.changed) {
+      script.log.push(`${unit} is starting already`);
+    } else {
+      changed(script, `started ${unit}`);
+      launchUnit(node);
+    }
+    const deadlineMs = script.startedAtMs + limitSeconds * seconds;
+    while (node.unitState !== "active") {
+      if (node.fatal !== undefined) {
+        if (node.etcd === undefined) stopUnit(node);
+        throw refusal(node.fatal.code, `${node.fatal.meaning}. RKE2 on ${node.name} says: ${node.journal.at(-1) ?? ""}`, node.journal);
+      }
+      if (node.unitState === "inactive" || node.unitState === "failed") throw refusal("ServiceFailed", `${unit} on ${node.name} is ${node.unitState} and does not start`, node.journal);
+      const left = (deadlineMs - now()) / seconds;
+      if (left <= 0) throw refusal("StartTimedOut", `${unit} on ${node.name} is still ${node.unitState} after ${limitSeconds} s`, node.journal);
+      await settled(script, left);
+    }
+  }
+
+  /** Until the unit changes, or so many seconds. */
+  function settled(script: Script, limitSeconds: number): Promise<void> {
+    const { watchers } = liveOf(script.node);
+    return new Promise((resolve) => {
+      const waiting = new Process(world);
+      const done = () => {
+        watchers.delete(done);
+        waiting.kill();
+        if (!script.process.over) resolve();
+      };
+      watchers.add(done);
+      void waiting.sleep(limitSeconds).then(done);
+    });
+  }
+
+  function stopUnit(node: NodeRecord): void {
+    liveOf(node).service?.kill();
+    setUnit(node, "inactive");
+  }
+
+  function launchUnit(node: NodeRecord): void {
+    const running = liveOf(node);
+    running.service?.kill();
+    const process = new Process(world);
+    running.service = process;
+    node.fatal = undefined;
+    node.journal = [];
+    setUnit(node, "activating");
+    const own = random.fork(`service ${node.machine.instanceId} ${state.serial++}`);
+    if (world.faults.strike("nodeLostWhileJoining", node.machine.instanceId)) {
+      const usual = node.unit === "rke2-server" ? 40 : 30;
+      void process.sleep(own.next() * usual).then(() => world.service<Service & { lose(id: string, reason: string): void }>("ec2").lose(node.machine.instanceId, "Host hardware failed"));
+    }
+    (node.unit === "rke2-server" ? runServer(node, process, own) : runAgent(node, process, own)).catch((error: unknown) => {
+      world.clock.after(0, () => {
+        throw error;
+      });
+    });
+  }
+
+  function say(node: NodeRecord, line: string): void {
+    node.journal.push(line);
+    if (node.journal.length > 60) node.journal.splice(0, 20);
+  }
+
+  /** The log has told what no waiting changes. */
+  function giveUp(node: NodeRecord, code: NodeFailureCode, meaning: string, line: string): void {
+    say(node, line);
+    node.fatal = { code, meaning };
+    for (const wake of liveOf(node).watchers) wake();
+  }
+
+  async function runServer(node: NodeRecord, process: Process, own: Random): Promise<void> {
+    const config = readConfig(node);
+    for (const key of unknownKeys(config, "server")) say(node, `level=warning msg="Unknown flag --${key} found in config.yaml, skipping"`);
+    if (node.removed) {
+      giveUp(node, "AlreadyMember", "The disk belongs to an etcd member that was removed", "level=fatal msg=\"the member has been permanently removed from the cluster\"");
+      return;
+    }
+    const token = parseToken(tokenOf(node, config, "token"));
+    const agentToken = parseToken(tokenOf(node, config, "agent-token"));
+    if (node.etcd !== undefined) return restartServer(node, process, own, token);
+    const address = joinTarget(config);
+    if (address === undefined) return bootstrapServer(node, process, own, config, token, agentToken);
+    await joinServer(node, process, own, config, token, address);
+  }
+
+  /** No `server:` and no etcd data: a new cluster, whatever anybody meant. */
+  async function bootstrapServer(node: NodeRecord, process: Process, own: Random, config: Readonly<Record<string, unknown>>, token: Token, agentToken: Token): Promise<void> {
+    say(node, 'level=info msg="Managed etcd cluster initializing"');
+    const whole = own.latency("firstServerStart");
+    await process.sleep(whole * 0.2);
+    const id = uuid(hash(`${seed} cluster ${node.machine.instanceId} ${state.serial++}`));
+    const cluster: ClusterRecord = {
+      id,
+      caHash: hash(`${id} server-ca`),
+      serverPassword: token.password,
+      agentPassword: agentToken.password === "" ? token.password : agentToken.password,
+      critical: criticalValues(config),
+      version: node.installed as string,
+      bootstrappedBy: node.machine.instanceId,
+      bootstrappedAtMs: now(),
+      members: [{ instanceId: node.machine.instanceId, nodeName: node.name, address: node.machine.address, voter: true }],
+      nodes: new Map(),
+      podsReadyAtMs: 0,
+      quorum: false,
+      quorumChangedAtMs: now(),
+    };
+    state.clusters.set(id, cluster);
+    node.etcd = id;
+    node.etcdRuns = true;
+    node.cluster = id;
+    world.note("cluster made", { cluster: id, instance: node.machine.instanceId });
+    touch(cluster);
+    await process.sleep(whole * 0.8);
+    serverReady(node, cluster, own);
+  }
+
+  async function restartServer(node: NodeRecord, process: Process, own: Random, token: Token): Promise<void> {
+    const cluster = state.clusters.get(node.etcd as string) as ClusterRecord;
+    if (token.password !== cluster.serverPassword) {
+      giveUp(node, "TokenRejected", "The data of the cluster was made with another server token", 'level=fatal msg="bootstrap data already found and encrypted with different token"');
+      return;
+    }
+    say(node, 'level=info msg="Managed etcd cluster bootstrap already complete and initialized"');
+    await process.sleep(8 + own.next() * 7);
+    node.etcdRuns = true;
+    touch(cluster);
+    await promoted(node, process, cluster);
+    serverReady(node, cluster, own);
+  }
+
+  async function joinServer(node: NodeRecord, process: Process, own: Random, config: Readonly<Record<string, unknown>>, token: Token, address: string): Promise<void> {
+    const cluster = await reach(node, process, own, address, token, "server");
+    if (cluster === undefined) return;
+    const mine = criticalValues(config);
+    const different = Object.keys(mine).filter((key) => mine[key] !== cluster.critical[key]);
+    if (different.length > 0) {
+      for (const key of different) say(node, `level=warning msg="critical configuration mismatched: ${key}"`);
+      giveUp(
+        node,
+        "ConfigInvalid",
+        `A critical value of config.yaml differs from the other servers: ${different.join(", ")}`,
+        'level=fatal msg="failed to validate server configuration: critical configuration value mismatch between servers"',
+      );
+      return;
+    }
+    if (cluster.members.some((member) => member.nodeName === node.name && member.instanceId !== node.machine.instanceId)) {
+      giveUp(node, "DuplicateNode", "etcd still has a member of this node name", 'level=fatal msg="duplicate node name found, please use a unique name for this node"');
+      return;
+    }
+    // One learner at a time, and only while a majority can agree to it.
+    while (cluster.members.some((member) => !member.voter) || !cluster.quorum) {
+      if (!node.journal.at(-1)?.includes("Waiting for other members")) {
+        say(node, 'level=info msg="Waiting for other members to finish joining etcd cluster: etcdserver: too many learner members in cluster"');
+      }
+      await process.sleep(1);
+    }
+    cluster.members.push({ instanceId: node.machine.instanceId, nodeName: node.name, address: node.machine.address, voter: false });
+    node.etcd = cluster.id;
+    node.etcdRuns = true;
+    node.cluster = cluster.id;
+    touch(cluster);
+    await process.sleep(own.latency("learnerJoinAndPromote"));
+    await promoted(node, process, cluster);
+    serverReady(node, cluster, own);
+  }
+
+  /** Until the member votes; the leader tries every 15 seconds. */
+  async function promoted(node: NodeRecord, process: Process, cluster: ClusterRecord): Promise<void> {
+    for (;;) {
+      const member = cluster.members.find((each) => each.instanceId === node.machine.instanceId);
+      if (member === undefined) {
+        // Removed meanwhile: the process ends, its data is of no use.
+        node.removed = true;
+        giveUp(node, "AlreadyMember", "The disk belongs to an etcd member that was removed", 'level=fatal msg="the member has been permanently removed from the cluster"');
+        await new Promise<never>(() => undefined);
+      } else if (member.voter && cluster.quorum) {
+        return;
+      } else if (cluster.quorum) {
+        member.voter = true;
+        touch(cluster);
+        return;
+      }
+      await process.sleep(15);
+    }
+  }
+
+  function serverReady(node: NodeRecord, cluster: ClusterRecord, own: Random): void {
+    say(node, 'level=info msg="rke2 is up and running"');
+    cluster.nodes.set(node.name, { instanceId: node.machine.instanceId, role: "server", password: node.password, version: node.installed as string });
+    cluster.podsReadyAtMs = Math.max(cluster.podsReadyAtMs, now() + own.latency("lastServerPodsReady") * seconds);
+    node.admitsAtMs = now();
+    setUnit(node, "active");
+    touch(cluster);
+  }
+
+  async function runAgent(node: NodeRecord, process: Process, own: Random): Promise<void> {
+    const config = readConfig(node);
+    for (const key of unknownKeys(config, "agent")) say(node, `level=warning msg="Unknown flag --${key} found in config.yaml, skipping"`);
+    const token = parseToken(tokenOf(node, config, "token"));
+    const address = joinTarget(config);
+    if (address === undefined) {
+      giveUp(node, "ConfigInvalid", "No server is named", 'level=fatal msg="server address is required to join a cluster"');
+      return;
+    }
+    for (;;) {
+      const cluster = await reach(node, process, own, address, token, "agent");
+      if (cluster === undefined) return;
+      const server = resolve(address) as NodeRecord;
+      // Requests wait in line at the supervisor; it refuses those it cannot hold.
+      const waiting = Math.ceil(Math.max(0, server.admitsAtMs - now()) / (admissionSeconds * seconds));
+      if (waiting >= admissionQueue) {
+        if (!node.journal.at(-1)?.includes("429")) say(node, 'level=info msg="Waiting to retrieve agent configuration; server is not ready: 429 Too Many Requests"');
+        await process.sleep(5 + own.next() * 5);
+        continue;
+      }
+      const turnAtMs = Math.max(now(), server.admitsAtMs);
+      server.admitsAtMs = turnAtMs + admissionSeconds * seconds;
+      await process.sleep((server.admitsAtMs - now()) / seconds);
+      if (!hasApi(server)) {
+        await process.sleep(5);
+        continue;
+      }
+      node.cluster = cluster.id;
+      cluster.nodes.set(node.name, { instanceId: node.machine.instanceId, role: "agent", password: node.password, version: node.installed as string });
+      revision++;
+      await process.sleep(own.latency("agentStartToReady"));
+      while (!cluster.quorum) await process.sleep(5);
+      say(node, 'level=info msg="rke2 agent is up and running"');
+      setUnit(node, "active");
+      revision++;
+      return;
+    }
+  }
+
+  /** Finds a server that serves at the address and accepts the token; undefined when the log has said why that will never be. */
+  async function reach(node: NodeRecord, process: Process, own: Random, address: string, token: Token, role: "server" | "agent"): Promise<ClusterRecord | undefined> {
+    let rejected = 0;
+    for (;;) {
+      const server = resolve(address);
+      const cluster = server === undefined ? undefined : clusterOf(server);
+      if (server === undefined || cluster === undefined || !hasApi(server)) {
+        if (!node.journal.at(-1)?.includes("Failed to validate connection")) {
+          say(node, `level=error msg="Failed to validate connection to cluster at https://${address}:9345: failed to get CA certs: connection refused"`);
+        }
+        await process.sleep(4 + own.next() * 2);
+        continue;
+      }
+      if (token.caHash !== undefined && token.caHash !== cluster.caHash) {
+        giveUp(
+          node,
+          "TokenRejected",
+          "The token names another cluster CA than the server at the join address has",
+          `level=fatal msg="token CA hash does not match the Cluster CA certificate hash: ${token.caHash} != ${cluster.caHash}"`,
+        );
+        return undefined;
+      }
+      const asServer = token.password === cluster.serverPassword && token.user !== "node";
+      const asAgent = token.password === cluster.agentPassword && token.user !== "server";
+      const known = cluster.nodes.get(node.name);
+      const stranger = known !== undefined && known.password !== node.password;
+      if (asServer || (role === "agent" && asAgent)) {
+        if (!stranger) return cluster;
+        say(node, "level=error msg=\"Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry\"");
+        if (++rejected >= 4) {
+          giveUp(node, "DuplicateNode", "The cluster knows this node name with another node password", node.journal.at(-1) as string);
+          return undefined;
+        }
+      } else {
+        say(node, `level=error msg="failed to get node configuration from https://${address}:9345: not authorized"`);
+        if (++rejected >= 8) {
+          giveUp(node, "TokenRejected", "The server does not accept the token", node.journal.at(-1) as string);
+          return undefined;
+        }
+      }
+      await process.sleep(5);
+    }
+  }
+
+  /** The machine at an address, or one behind a load balancer's name. */
+  function resolve(address: string): NodeRecord | undefined {
+    if (/^[\d.]+$/.test(address)) return byAddress.get(address);
+    const targets = world.service<Service & { route(dnsName: string, port: number): readonly { readonly instanceId: string }[] }>("elastic-load-balancing-v2").route(address, 9345);
+    const first = targets[0];
+    return first === undefined ? undefined : state.nodes.get(first.instanceId);
+  }
+
+  function tokenOf(node: NodeRecord, config: Readonly<Record<string, unknown>>, key: "token" | "agent-token"): string {
+    const file = config[`${key}-file`];
+    return typeof file === "string" ? firstLine(node, file) : String(config[key] ?? "");
+  }
+
+  // ----------------------------------------------------------------- running
+
+  function run(document: DocumentRun): RunningDocument {
+    const node = state.nodes.get(document.instanceId);
+    if (node === undefined || !node.alive) throw new Unmodelled(`a document for ${document.instanceId}, which does not run`);
+    const command = /^drover-([a-z-]+)-[0-9a-f]{8}$/.exec(document.documentName)?.[1];
+    if (command === undefined || !(command in nodeCommands)) throw new Unmodelled(`document ${document.documentName} on a simulated node: it keeps the node commands alone`);
+    const process = new Process(world);
+    const script: Script = { node, process, random: random.fork(`script ${document.commandId} ${document.instanceId}`), startedAtMs: now(), log: [], changed: false };
+    const ended = execute(script, command as NodeCommandName, document.parameters);
+    return {
+      ended,
+      kill: () => {
+        process.kill();
+        const running = live.get(document.instanceId);
+        if (running?.script === process) running.script = undefined;
+      },
+    };
+  }
+
+  async function execute(script: Script, command: NodeCommandName, parameters: Readonly<Record<string, string>>): Promise<DocumentEnd> {
+    const { node, process } = script;
+    try {
+      const parsed = nodeCommands[command].parameters.safeParse(parameters);
+      if (!parsed.success) throw wrongInput(`Parameters of ${command} are not as the contract has them: ${parsed.error.issues.map((issue) => issue.path.join(".")).join(", ")}`);
+      await lock(script, command === "check-cluster" ? 20 : 60);
+      if (!poolName.test(parsed.data.pool)) throw wrongInput(`Parameter pool must match ${poolName.source}`);
+      node.name = nodeName(parsed.data.pool, node.machine.instanceId);
+      const reply = await act(script, command, parsed.data);
+      const result = nodeCommands[command].result.parse({ ok: true, node: node.name, changed: script.changed, ...reply });
+      return { exitCode: 0, stdout: `${JSON.stringify(result)}\n`, stderr: logOf(script, command) };
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      const failure: NodeFailure = nodeFailureSchema.parse({
+        ok: false,
+        code: error.code,
+        message: error.message.slice(0, 400),
+        log: error.log.join("\n").slice(-1000),
+      });
+      script.log.push(`failed: ${failure.code}: ${failure.message}`);
+      return { exitCode: error.exitCode, stdout: `${JSON.stringify(failure)}\n`, stderr: logOf(script, command) };
+    } finally {
+      const running = live.get(node.machine.instanceId);
+      if (running?.script === process) running.script = undefined;
+    }
+  }
+
+  function act(script: Script, command: NodeCommandName, parameters: unknown): Promise<object> {
+    switch (command) {
+      case "prepare-node":
+        return prepareNode(script, parameters as NodeCommandParameters<"prepare-node">);
+      case "start-server":
+        return startServer(script, parameters as NodeCommandParameters<"start-server">);
+      case "start-agent":
+        return startAgent(script, parameters as NodeCommandParameters<"start-agent">);
+      case "check-cluster":
+        return checkCluster(script);
+      case "remove-node":
+        return removeNode(script, parameters as NodeCommandParameters<"remove-node">);
+      case "collect-diagnostics":
+        return collectDiagnostics(script, parameters as NodeCommandParameters<"collect-diagnostics">);
+    }
+  }
+
+  /** One command at a time on a node. */
+  async function lock(script: Script, limitSeconds: number): Promise<void> {
+    const until = now() + limitSeconds * seconds;
+    const running = liveOf(script.node);
+    while (running.script !== undefined) {
+      if (now() >= until) throw refusal("AnotherCommandRuns", `Another node command still runs on this node after ${limitSeconds} s. Ask again when it has ended`);
+      await script.process.sleep(3);
+    }
+    running.script = script.process;
+  }
+
+  function observe(cluster: ClusterRecord): ObservedCluster {
+    return {
+      id: cluster.id,
+      caHash: cluster.caHash,
+      bootstrappedBy: cluster.bootstrappedBy,
+      bootstrappedAtMs: cluster.bootstrappedAtMs,
+      hasQuorum: cluster.quorum,
+      podsPending: podsPending(cluster),
+      members: cluster.members.map((member) => ({ ...member, healthy: state.nodes.get(member.instanceId)?.etcdRuns === true })),
+      // Asked for by few, and a thousand long.
+      get nodes() {
+        return [...cluster.nodes].map(([name, object]) => {
+          const node = state.nodes.get(object.instanceId);
+          const ready = node?.alive === true && node.unitState === "active";
+          return { name, instanceId: object.instanceId, role: object.role, ready, version: object.version };
+        });
+      },
+    };
+  }
+
+  return {
+    name: "nodes",
+    operations: {},
+    throttle: { code: "Throttling", httpStatus: 400 },
+    save: () => structuredClone(state),
+    load(saved) {
+      state = structuredClone(saved) as State;
+      byAddress = new Map([...state.nodes.values()].filter((node) => node.alive).map((node) => [node.machine.address, node]));
+      live.clear();
+      revision++;
+    },
+    boot,
+    halt,
+    run,
+    answers,
+    clusters: () => [...state.clusters.values()].map(observe),
+    get revision() {
+      return revision;
+    },
+  };
+}
+
+// ------------------------------------------------------------------- pieces
+
+interface ConfigKey {
+  readonly name: string;
+  readonly command: string;
+  readonly type: string;
+  readonly default: unknown;
+  readonly criticalEnforced: boolean;
+}
+const keysByName = new Map((configKeys as readonly ConfigKey[]).map((key) => [key.name, key]));
+const poolName = /^[a-z]([a-z0-9-]*[a-z0-9])?$/;
+const httpsUrl = /^https:\/\/[A-Za-z0-9._~:/?&=%+-]+$/;
+
+/** Values that RKE2 compares when a server joins. */
+function criticalValues(config: Readonly<Record<string, unknown>>): Record<string, string> {
+  const values: Record<string, string> = {};
+  for (const key of keysByName.values()) {
+    if (key.criticalEnforced) values[key.name] = asList(config[key.name] ?? key.default).map(String).join(",");
+  }
+  return values;
+}
+
+function asList(value: unknown): unknown[] {
+  if (value === undefined || value === null) return [];
+  return Array.isArray(value) ? value : [value];
+}
+
+interface Token {
+  readonly caHash: string | undefined;
+  readonly user: string | undefined;
+  readonly password: string;
+}
+
+/** `K10<hash>::<user>:<password>`, or the password alone. */
+function parseToken(text: string): Token {
+  const [, caHash, user, password] = /^K10([0-9a-f]{64})::([a-z]+):(.+)$/.exec(text) ?? [];
+  return password === undefined ? { caHash: undefined, user: undefined, password: text } : { caHash, user, password };
+}
+
+function joinTarget(config: Readonly<Record<string, unknown>>): string | undefined {
+  const server = config["server"];
+  return typeof server === "string" ? /^https:\/\/([^:/]+):9345$/.exec(server)?.[1] : undefined;
+}
+
+/** Directories a delivery may write. */
+function mayWrite(target: string): boolean {
+  if (!/^\/[A-Za-z0-9._/+-]+$/.test(target) || target.includes("..") || target.endsWith("/")) return false;
+  return ["/etc/rancher/rke2/", `${nodePaths.staging}/`, `${nodePaths.images}/`, `${nodePaths.manifests}/`].some((directory) => target.startsWith(directory));
+}
+
+function isArchive(target: string): boolean {
+  return target.startsWith(`${nodePaths.staging}/`) || target.startsWith(`${nodePaths.images}/`);
+}
+
+const baseName = (path: string) => path.slice(path.lastIndexOf("/") + 1);
+
+/** Lines `<sha256>  <file>` of the release's checksum file. */
+function checksums(text: string): Map<string, string> {
+  const sums = new Map<string, string>();
+  for (const line of text.split("\n")) {
+    const [, sum, file] = /^([0-9a-f]{64}) [ *](\S+)$/.exec(line.trim()) ?? [];
+    if (sum !== undefined && file !== undefined) sums.set(file, sum);
+  }
+  return sums;
+}
+
+function uuid(hex: string): string {
+  return [hex.slice(0, 8), hex.slice(8, 12), `4${hex.slice(13, 16)}`, `8${hex.slice(17, 20)}`, hex.slice(20, 32)].join("-");
+}
+
+function logOf(script: Script, command: string): string {
+  return script.log.map((line) => `${command}: ${line}\n`).join("");
+}
+
+/** The file RKE2 writes for an administrator on the node, addresses and all. */
+function kubeconfigOf(cluster: ClusterRecord): string {
+  const data = (what: string) => Buffer.from(`simulated ${what} of ${cluster.id}`).toString("base64");
+  return [
+    "apiVersion: v1",
+    "clusters:",
+    "- cluster:",
+    `    certificate-authority-data: ${data("certificate authority")}`,
+    "    server: https://127.0.0.1:6443",
+    "  name: default",
+    "contexts:",
+    "- context:",
+    "    cluster: default",
+    "    user: default",
+    "  name: default",
+    "current-context: default",
+    "kind: Config",
+    "preferences: {}",
+    "users:",
+    "- name: default",
+    "  user:",
+    `    client-certificate-data: ${data("client certificate")}`,
+    `    client-key-data: ${data("client key")}`,
+    "",
+  ].join("\n");
+}
