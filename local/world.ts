@@ -4,6 +4,7 @@
  * A world is booted from a synthesized assembly and driven by its clock. Everything in it is decided by the seed: the same seed gives the same calls,
  * at the same virtual times, in the same order.
  */
+import type { Ec2 } from "./aws/ec2.js";
 import { createEc2 } from "./aws/ec2.js";
 import { createElasticLoadBalancingV2 } from "./aws/elastic-load-balancing-v2.js";
 import type { EventBridge } from "./aws/eventbridge.js";
@@ -328,6 +329,8 @@ export class World implements Cloud {
 
   /** What services do not read from the template themselves, and what they need of the kernel. */
   #deploy(): void {
+    const ec2 = this.services.get("ec2") as Ec2 | undefined;
+    for (const { arn, name, roles } of this.template.instanceProfiles) ec2?.addInstanceProfile({ arn, name, roleArn: roles[0] ?? "" });
     const sfn = this.services.get("sfn") as Sfn | undefined;
     for (const { arn, name, definition, role } of this.template.stateMachines) sfn?.registerStateMachine({ arn, name, definition, roleArn: role });
     (this.services.get("s3") as S3 | undefined)?.usePresigned({

@@ -79,9 +79,9 @@ export class Lambda {
     for (const definition of world.template.functions) this.#functions.set(definition.arn, this.#state(definition));
   }
 
-  /** Counts by function name. */
+  /** Counts by the functions' labels. */
   get counts(): Readonly<Record<string, FunctionCounts>> {
-    return Object.fromEntries([...this.#functions.values()].map(({ definition, counts }) => [definition.name, counts]));
+    return Object.fromEntries([...this.#functions.values()].map(({ definition, counts }) => [definition.label, counts]));
   }
 
   /** The function that a name, a logical id or an ARN means. */
@@ -190,7 +190,7 @@ export class Lambda {
 
   #bury({ definition }: FunctionState, text: string, requestId: string, cause: string): void {
     const { world } = this;
-    world.note("event given up", { function: definition.name, requestId });
+    world.note("event given up", { function: definition.label, requestId });
     if (definition.deadLetterArn !== undefined) {
       const attributes = { RequestID: requestId, ErrorCode: "200", ErrorMessage: cause.slice(0, 1024) };
       world.deadLetter(definition.deadLetterArn, text, attributes, definition.role);
@@ -212,7 +212,7 @@ export class Lambda {
       counts.throttles++;
       return service(requestId, "Lambda.TooManyRequestsException", "Rate Exceeded.");
     }
-    if (world.faults.strike("runTwice", definition.name)) {
+    if (world.faults.strike("runTwice", definition.label)) {
       // The second delivery has nobody who waits for it; it may begin before or after the first has ended.
       const later = world.random.fork(`twice ${requestId} ${attempt}`).next() * 2000;
       world.clock.after(later, async () => {
@@ -236,7 +236,7 @@ export class Lambda {
       } catch (error) {
         state.running--;
         if (error instanceof Unmodelled) {
-          world.fail(new Unmodelled(`${definition.name}: ${error.message}`));
+          world.fail(new Unmodelled(`${definition.label}: ${error.message}`));
           return;
         }
         counts.errors++;
@@ -264,11 +264,11 @@ export class Lambda {
         };
         const limit = world.clock.after(definition.timeoutSeconds * 1000, () => {
           const message = `RequestId: ${requestId} Error: Task timed out after ${definition.timeoutSeconds.toFixed(2)} seconds`;
-          world.note("function timed out", { function: definition.name, requestId });
+          world.note("function timed out", { function: definition.label, requestId });
           end(failed(requestId, "Sandbox.Timedout", { errorType: "Sandbox.Timedout", errorMessage: message }), true);
         });
         const lost = (reason: string) => {
-          world.note("function lost", { function: definition.name, requestId, reason });
+          world.note("function lost", { function: definition.label, requestId, reason });
           const cause = `The cause could not be determined because Lambda did not return an error type. Returned payload: {"errorMessage":"RequestId: ${requestId} Process exited before completing request"}`;
           end(service(requestId, "Lambda.Unknown", cause), true);
         };
@@ -287,7 +287,7 @@ export class Lambda {
         void (async () => await container.handler(JSON.parse(text), context))().then(
           (value) => end(this.#answer(value, requestId), false),
           (error: unknown) => {
-            if (error instanceof Unmodelled) world.fail(new Unmodelled(`${definition.name}: ${error.message}`));
+            if (error instanceof Unmodelled) world.fail(new Unmodelled(`${definition.label}: ${error.message}`));
             else end(this.#handlerFailure(error, requestId), false);
           },
         );
@@ -307,7 +307,7 @@ export class Lambda {
     const { world } = this;
     const origin: Origin = {
       principal: definition.role,
-      name: definition.name,
+      name: definition.label,
       enforced: true,
       crash: (when, operation) => lost(`${when === "crashBeforeEffect" ? "before" : "after"} ${operation}`),
       isAlive: () => container.isAlive,
@@ -321,11 +321,11 @@ export class Lambda {
       after: (milliseconds, act) => world.clock.after(milliseconds, act, { daemon: true }),
       random: world.random.fork(`invocation ${requestId} ${attempt}`),
       serve: (request) => world.calls.serve(request, origin),
-      log: (line) => world.log({ at: world.clock.now(), function: definition.name, requestId, line }),
+      log: (line) => world.log({ at: world.clock.now(), function: definition.label, requestId, line }),
       exit: (code) => {
         if (container.isAlive) lost(`exit ${code}`);
       },
-      fail: (error) => world.fail(error instanceof Unmodelled ? new Unmodelled(`${definition.name}: ${error.message}`) : error),
+      fail: (error) => world.fail(error instanceof Unmodelled ? new Unmodelled(`${definition.label}: ${error.message}`) : error),
     };
   }
 

@@ -309,7 +309,7 @@ function refusing(host: () => Host, name: string): unknown {
   const copy: Record<string, unknown> = {};
   for (const [member, value] of Object.entries(real)) {
     // zlib's synchronous functions compute in place; the others use threads, whose order no seed decides.
-    const computes = name === "zlib" && member.endsWith("Sync");
+    const computes = name === "zlib" && (member.endsWith("Sync") || member === "crc32");
     copy[member] =
       typeof value === "function" && !computes
         ? function refused() {

@@ -46,6 +46,8 @@ export interface TemplateResource {
 
 export interface TemplateFunction extends TemplateResource {
   readonly name: string;
+  /** What people call it: its name where the template gives one, else its logical id. */
+  readonly label: string;
   /** ARN of its role. */
   readonly role: string;
   /** Folder of the unpacked code. */
@@ -946,6 +948,7 @@ class View {
     return {
       ...resource,
       name: resource.ref,
+      label: text(properties.FunctionName) ?? logicalId,
       role: String(properties.Role),
       code: folder,
       handler: String(properties.Handler),
