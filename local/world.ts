@@ -33,6 +33,7 @@ import { functionCredentials, Lambda } from "./kernel/lambda.js";
 import { SeededRandom } from "./kernel/random.js";
 import type { StackSource, Template } from "./kernel/template.js";
 import { loadTemplate, readAssembly } from "./kernel/template.js";
+import { createSimulatedNodes } from "./nodes/simulated.js";
 
 /** Nothing goes wrong. */
 export const noFaults: Faults = {
@@ -62,6 +63,7 @@ const usualServices: readonly ServiceFactory[] = [
   createElasticLoadBalancingV2,
   createSsm,
   createSfn,
+  (world) => createSimulatedNodes(world),
 ];
 
 export interface BootOptions {

@@ -78,7 +78,7 @@ export interface Operation<Input, Output> {
   readonly call: (input: Input, caller: Caller, world: World) => Output;
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: a table of operations has a different input and output in each entry; the entries are typed.
+// A table of operations has a different input and output in each entry; the entries are typed.
 export type Operations = Readonly<Record<string, Operation<any, any>>>;
 
 export interface Service {

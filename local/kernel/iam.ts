@@ -193,12 +193,17 @@ export class AccessControl {
         identityPolicies: template.policies.map(({ name, document }) => ({ name, policy: document })),
         serviceControlPolicies: [],
         resourceControlPolicies: [],
-        ...(policy === undefined ? {} : { resourcePolicy: policy.document }),
+        ...(policy === undefined ? {} : { resourcePolicy: named(policy.document) }),
         ...(template.boundary === undefined ? {} : { permissionBoundaryPolicies: [{ name: "boundary", policy: template.boundary }] }),
       },
       { simulationMode: "Strict" },
     );
   }
+}
+
+/** In iam-policy's form of a checked policy: the simulator asks a resource policy for its name, which a plain document does not have. */
+function named(policyDocument: PolicyDocument): object {
+  return { __validated: true, policyDocument, metadata: { name: "resource policy" }, errors: [] };
 }
 
 function prepare(template: Template): Prepared {
