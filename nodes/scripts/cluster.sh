@@ -31,7 +31,7 @@ etcdctl() {
     --cacert="$tls/server-ca.crt" --cert="$tls/server-client.crt" --key="$tls/server-client.key" "$@" 2>/dev/null
 }
 
-# Members of etcd into members, voters and member_lines (`<id> <name>`), as etcd itself lists them: `id, status, name, peers, clients, is a
+# Members of etcd into members, voters and member_lines (`<id> <name> voter|learner`), as etcd itself lists them: `id, status, name, peers, clients, is a
 # learner`. Where the pod cannot be asked, the nodes' EtcdIsVoter conditions answer, and there are no lines. No when neither answers.
 read_members() {
   local list line rest id name status
@@ -45,9 +45,13 @@ read_members() {
       rest="${line#*, }"
       rest="${rest#*, }"
       name="${rest%%, *}"
-      member_lines+=("$id $name")
       members=$((members + 1))
-      if [[ ${line##*, } == false ]]; then voters=$((voters + 1)); fi
+      if [[ ${line##*, } == false ]]; then
+        member_lines+=("$id $name voter")
+        voters=$((voters + 1))
+      else
+        member_lines+=("$id $name learner")
+      fi
     done <<<"$list"
     return 0
   fi

@@ -348,6 +348,7 @@ read_parameter() {
 }
 
 write_parameter() {
+  if [[ ! -e $root/proc/sys/${1//./\/} ]]; then return 1; fi
   { printf '%s\n' "$2" >"$root/proc/sys/${1//./\/}"; } 2>/dev/null
 }
 

@@ -5,7 +5,7 @@
 # Deleting the Node object of a server makes RKE2 remove its etcd member (managed etcd controller); a member that stays is removed by etcdctl.
 # The node password goes too: older releases leave it behind, and a later node of that name would be rejected (rancher/rke2 issue 4659).
 #
-# Parameters  pool (of this server), nodes (comma separated), role
+# Parameters  pool (of this server), nodes (comma separated), role: agent refuses to remove servers, server takes both
 # Changes     Node objects, etcd members and node password secrets of the nodes named; nothing on this machine
 # Again       safe: a name that is not there is already removed
 # Exit        0 none of the names is left, 1 failed, 64 wrong input, 75 not yet (run again)
@@ -16,107 +16,77 @@ source "${BASH_SOURCE[0]%/*}/node.sh"
 # shellcheck source=cluster.sh
 source "${BASH_SOURCE[0]%/*}/cluster.sh"
 
-removed=0
+declare -A control_plane=() # node name -> value of its control-plane label, of every node there is
 
-# Whether the API has a Node of this name: there, gone, or unknown into REPLY. The control-plane label into node_label.
-find_node() {
-  local text
-  node_label=''
-  if text="$(kube get node "$1" --ignore-not-found --output='jsonpath={.metadata.name}|{.metadata.labels.node-role\.kubernetes\.io/control-plane}' 2>/dev/null)"; then
-    node_label="${text#*|}"
-    if [[ ${text%%|*} == "$1" ]]; then REPLY=there; else REPLY=gone; fi
-  else
-    REPLY=unknown
-  fi
+# Reads all nodes at once: fifty names are not fifty questions.
+read_nodes() {
+  local list name label
+  control_plane=()
+  list="$(kube get nodes --output='jsonpath={range .items[*]}{.metadata.name}{"|"}{.metadata.labels.node-role\.kubernetes\.io/control-plane}{"\n"}{end}' 2>/dev/null)" || return 1
+  while IFS='|' read -r name label; do
+    if [[ -n $name ]]; then control_plane["$name"]="${label:-none}"; fi
+  done <<<"$list"
 }
 
-is_gone() {
-  find_node "$1"
-  [[ $REPLY == gone ]]
+are_gone() {
+  local name
+  read_nodes || return 1
+  for name in "$@"; do
+    if [[ -n ${control_plane[$name]:-} ]]; then return 1; fi
+  done
 }
 
-# Id of the etcd member of a node into REPLY, empty when there is none. RKE2 names members `<node>-<8 hexadecimal characters>`.
-find_member() {
-  local line
+# Id of the etcd member of a node and whether it votes into REPLY, empty when there is none. RKE2 names members `<node>-<8 hexadecimal characters>`.
+member_of() {
+  local id name kind line
   REPLY=''
-  read_members || return 1
   for line in "${member_lines[@]}"; do
-    if [[ ${line#* } =~ ^$1-[0-9a-f]{8}$ ]]; then REPLY="${line%% *}"; fi
+    read -r id name kind <<<"$line"
+    if [[ $name =~ ^$1-[0-9a-f]{8}$ ]]; then REPLY="$id $kind"; fi
   done
 }
 
 has_no_member() {
-  find_member "$1" && [[ -z $REPLY ]]
+  read_members || return 1
+  member_of "$1"
+  [[ -z $REPLY ]]
 }
 
-# Stops rather than break the etcd majority: with the member gone, the healthy voters left must be floor(members / 2) + 1 of those left.
+# Stops rather than break the etcd majority: the healthy voters left must be floor(voters / 2) + 1 of the voters left.
 check_majority() {
-  local list name ready votes healthy=0
+  local list name ready votes healthy=0 left="$voters"
   list="$(kube get nodes --selector=node-role.kubernetes.io/etcd=true \
     --output='jsonpath={range .items[*]}{.metadata.name}{"|"}{.status.conditions[?(@.type=="Ready")].status}{"|"}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>/dev/null)" ||
     fail NotReady "The API does not answer, so nobody can tell whether etcd keeps its majority without $1"
+  member_of "$1"
+  if [[ $REPLY != *learner ]]; then left=$((left - 1)); fi
   while IFS='|' read -r name ready votes; do
     if [[ $name != "$1" && $ready == True && $votes == True ]]; then healthy=$((healthy + 1)); fi
   done <<<"$list"
-  local -r left=$((members - 1))
   local -r majority=$((left / 2 + 1))
   if ((healthy < majority)); then
-    fail NotReady "Removing $1 would leave $healthy healthy of $left etcd members, majority is $majority. Repair the others first"
+    fail NotReady "Removing $1 would leave $healthy healthy of $left etcd voters, majority is $majority. Repair the others first"
   fi
 }
 
+# One server at a time: the next one only when etcd has let go of the last.
 remove_server() {
-  local member
-  find_member "$1" || fail NotReady "The members of etcd cannot be read on $node_name"
-  member="$REPLY"
-  find_node "$1"
-  if [[ $REPLY == unknown ]]; then fail NotReady "The API does not answer on $node_name"; fi
-  if [[ $REPLY == gone && -z $member ]]; then
-    log "$1 is not in the cluster"
-    return 0
-  fi
-  if [[ $REPLY == there && $node_label != true ]]; then fail ConfigInvalid "$1 is an agent, not a server. Nothing was removed for it"; fi
-  if [[ -n $member || ${#member_lines[@]} -eq 0 ]]; then check_majority "$1"; fi
+  read_members || fail NotReady "The members of etcd cannot be read on $node_name"
+  check_majority "$1"
   delete_nodes "$1"
-  if ! wait_for 90 "the etcd member of $1 to go" has_no_member "$1"; then
-    find_member "$1" || fail NotReady "The members of etcd cannot be read on $node_name"
-    member="$REPLY"
-    if [[ -n $member ]]; then
-      log "the member stayed: removing it by its id"
-      etcdctl member remove "$member" >/dev/null || fail NotReady "etcd does not remove member $member of $1"
-    fi
+  if ! wait_for 60 "the etcd member of $1 to go" has_no_member "$1"; then
+    member_of "$1"
+    if [[ -z $REPLY ]]; then fail NotReady "The members of etcd cannot be read on $node_name"; fi
+    log "the member stayed: removing it by its id"
+    etcdctl member remove "${REPLY% *}" >/dev/null || fail NotReady "etcd does not remove the member of $1"
     wait_for 30 "the etcd member of $1 to go" has_no_member "$1" || fail NotReady "etcd still has a member of $1"
   fi
-  removed=$((removed + 1))
 }
 
-remove_agents() {
-  local name
-  local -a there=()
-  for name in "$@"; do
-    find_node "$name"
-    case $REPLY in
-      unknown) fail NotReady "The API does not answer on $node_name" ;;
-      gone) log "$name is not in the cluster" ;;
-      there)
-        if [[ $node_label == true ]]; then fail ConfigInvalid "$name is a server, not an agent. Nothing was removed"; fi
-        there+=("$name")
-        ;;
-    esac
-  done
-  if ((${#there[@]} > 0)); then
-    delete_nodes "${there[@]}"
-    removed=$((removed + ${#there[@]}))
-  fi
-}
-
-# Deletes Node objects and waits until each is gone: finalizers hold one until its etcd member is removed.
+# Deletes Node objects and waits until they are gone: a finalizer holds a server's until its etcd member is removed.
 delete_nodes() {
-  local name
   kube delete node --ignore-not-found --wait=false -- "$@" >/dev/null 2>&1 || fail NotReady "The API does not delete node $*"
-  for name in "$@"; do
-    wait_for 120 "node $name to go" is_gone "$name" || fail NotReady "Node $name is still there: a finalizer holds it"
-  done
+  wait_for 90 "$* to go" are_gone "$@" || fail NotReady "$* is still there: a finalizer holds the Node object"
 }
 
 delete_node_passwords() {
@@ -130,7 +100,7 @@ delete_node_passwords() {
 main() {
   local pool='' nodes='' role=''
   local name
-  local -a names
+  local -a names servers=() agents=()
   begin remove-node 270
   parameter pool '^[a-z]([a-z0-9-]*[a-z0-9])?$' 30
   parameter nodes '^[a-z][a-z0-9-]*[a-z0-9](,[a-z][a-z0-9-]*[a-z0-9])*$' 2600
@@ -142,14 +112,25 @@ main() {
   for name in "${names[@]}"; do
     if [[ $name == "$node_name" ]]; then wrong_input "$name is this server itself. Run the command on another server"; fi
   done
-  wait_for 30 "the API to answer" has_api || fail NotReady "The API does not answer on $node_name"
-  if [[ $role == server ]]; then
-    for name in "${names[@]}"; do remove_server "$name"; done
-  else
-    remove_agents "${names[@]}"
-  fi
+  wait_for 30 "the API to answer" read_nodes || fail NotReady "The API does not answer on $node_name"
+  wait_for 30 "the members of etcd" read_members || fail NotReady "The members of etcd cannot be read on $node_name"
+  # A server that came no further than etcd has no label yet: its member tells.
+  for name in "${names[@]}"; do
+    member_of "$name"
+    if [[ -n $REPLY || ${control_plane[$name]:-} == true ]]; then
+      servers+=("$name")
+    elif [[ -n ${control_plane[$name]:-} ]]; then
+      agents+=("$name")
+    else
+      log "$name is not in the cluster"
+    fi
+  done
+  if [[ $role == agent && ${#servers[@]} -gt 0 ]]; then fail ConfigInvalid "${servers[*]} is a server, not an agent. Nothing was removed"; fi
+  for name in "${servers[@]}"; do remove_server "$name"; done
+  if ((${#agents[@]} > 0)); then delete_nodes "${agents[@]}"; fi
   delete_node_passwords "${names[@]}"
   read_members || fail NotReady "The members of etcd cannot be read on $node_name"
+  local -r removed=$((${#servers[@]} + ${#agents[@]}))
   if ((removed > 0)); then changed=true; fi
   succeed removed "$removed" members "$members"
 }
