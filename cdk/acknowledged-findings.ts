@@ -27,12 +27,10 @@ export const acknowledgedWildcards: Readonly<Record<string, string>> = {
   "{StateBucket}/clusters/*/admission.json": "Clusters are named at run time; the book of agents admitted.",
   "{StateBucket}/clusters/*/launches.json": "Clusters are named at run time; the log of launches.",
   "{StateBucket}/clusters/*/operations/*.json": "Operations are named at run time; steps write their progress there.",
-  "{StateBucket}/clusters/*/work/*/plan.json": "Operations are named at run time; the plan of one.",
   "{StateBucket}/clusters/*/work/*/groups/*.json": "Operations and groups of nodes are named at run time.",
   "{StateBucket}/clusters/*/work/*/commands/*.json": "Operations and commands are named at run time.",
-  "{StateBucket}/clusters/*/work/*/*": "The sweep removes what a deleted cluster's operations worked with.",
+  "{StateBucket}/clusters/*/work/*": "Once a cluster is deleted, what its operations worked with goes.",
   "{StateBucket}/callbacks/*.json": "Commands are named by Systems Manager.",
-  "{StateBucket}/requests/*.json": "Requests are named by their callers.",
   "{StateBucket}/deliveries/*/*/*": "Deliveries are made at run time; whoever signs an address needs the right it gives.",
   "{StateBucket}/uploads/*/*/*": "Uploads are named at run time; whoever signs an address needs the right it gives.",
   "{StateBucket}/secrets/*/server-token/*": "Clusters are told apart by uid; one object a generation. The secrets key is a second right.",
@@ -42,7 +40,7 @@ export const acknowledgedWildcards: Readonly<Record<string, string>> = {
 
   "ec2:instance/*":
     "Instances get their ids at run time; the statement's condition holds it to launches that carry Drover's tags, or to instances that have them.",
-  "ec2:volume/*": "Made by a launch; held to encrypted volumes with Drover's tags.",
+  "ec2:volume/*": "Made by a launch or left by one; held to those with Drover's tags, encrypted at birth.",
   "ec2:network-interface/*": "Made by a launch; held to those with Drover's tags.",
   "ec2:security-group/*": "Made for a cluster; held to those with Drover's tags.",
   "ec2:subnet/*": "Cluster files choose their subnets.",

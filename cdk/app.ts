@@ -5,8 +5,8 @@
  *     npm run synth -- -c network=true      with the network stack; settings are listed in cdk/settings.ts
  *     npx cdk deploy                        the same through the CDK CLI, which runs this file
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { CloudAssembly } from "aws-cdk-lib/cx-api";
@@ -65,7 +65,7 @@ export async function synthesize(outdir: string, { context = {}, validate = true
   if (validate) Validations.of(app).addPlugins(new AwsSolutionsChecks(app, { verbose: true }));
 
   const bundleDirectory = join(directory, "bundles");
-  const bundles = bundleFunctions(functionNames, bundleDirectory);
+  const bundles = await bundleFunctions(functionNames, bundleDirectory);
   const network = settings.network ? new NetworkStack(app, "DroverNetwork", { settings }) : undefined;
   new DroverStack(app, "Drover", { settings, bundles, s3EndpointId: network?.s3EndpointId ?? settings.s3EndpointId });
   const assembly = app.synth();
@@ -96,7 +96,8 @@ export async function ensureAssembly(outdir: string, options: SynthesisOptions =
   const found = existsSync(stampFile) ? readFileSync(stampFile, "utf8") : "";
   if (found === `${stamp} validated` || (!validate && found === stamp)) return answer(false);
 
-  const fresh = join(dirname(directory), `.${basename(directory)}-${process.pid}`);
+  const workshop = join(dirname(directory), ".drover");
+  const fresh = join(workshop, `assembly-${process.pid}`);
   try {
     mkdirSync(fresh, { recursive: true });
     await synthesize(fresh, { context, validate });
@@ -105,6 +106,7 @@ export async function ensureAssembly(outdir: string, options: SynthesisOptions =
     renameSync(fresh, directory);
   } finally {
     rmSync(fresh, { recursive: true, force: true });
+    if (readdirSync(workshop).length === 0) rmdirSync(workshop);
   }
   return answer(true);
 }

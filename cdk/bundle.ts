@@ -7,7 +7,7 @@
  */
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { type BuildOptions, buildSync, type Message, type OutputFile } from "esbuild";
+import { type BuildOptions, build, type Message, type OutputFile, type Plugin } from "esbuild";
 import { root } from "./sources.js";
 
 /** Environment variables there are. A function gets those its bundle names, and no other. */
@@ -34,11 +34,11 @@ export interface Bundle {
 }
 
 /** Bundles the named functions into `<outdir>/<name>/index.js`. Reports every missing source and every fault of the sources at once. */
-export function bundleFunctions(names: readonly string[], outdir: string): Map<string, Bundle> {
+export async function bundleFunctions(names: readonly string[], outdir: string): Promise<Map<string, Bundle>> {
   const missing = names.filter((name) => !existsSync(join(root, "functions", `${name}.ts`)));
   if (missing.length > 0) throw new Error(`Cannot bundle: no source for ${missing.map((name) => `functions/${name}.ts`).join(", ")}`);
 
-  const { outputFiles } = build({
+  const outputFiles = await buildAll({
     absWorkingDir: root,
     entryPoints: names.map((name) => ({ in: `functions/${name}.ts`, out: `${name}/index` })),
     outdir,
@@ -54,6 +54,7 @@ export function bundleFunctions(names: readonly string[], outdir: string): Map<s
     legalComments: "none",
     sourcemap: false,
     logLevel: "silent",
+    plugins: [englishOnly],
     write: false,
   });
 
@@ -69,10 +70,20 @@ export function bundleFunctions(names: readonly string[], outdir: string): Map<s
   );
 }
 
-/** As `buildSync`, but what is wrong with the sources is the error's message, one line each. */
-function build(options: BuildOptions & { write: false }): { outputFiles: OutputFile[] } {
+/** Zod carries its messages in fifty languages, a third of a small function; Drover's faults are in English. */
+const englishOnly: Plugin = {
+  name: "english-only",
+  setup(bundler) {
+    bundler.onResolve({ filter: /\/locales\/index\.js$/ }, ({ importer, resolveDir }) =>
+      /[\\/]zod[\\/]/.test(importer) ? { path: join(resolveDir, "../locales/en.js"), sideEffects: false } : undefined,
+    );
+  },
+};
+
+/** What is wrong with the sources becomes the error's message, one line each. */
+async function buildAll(options: BuildOptions & { write: false }): Promise<OutputFile[]> {
   try {
-    return buildSync(options);
+    return (await build(options)).outputFiles;
   } catch (error) {
     if (!(error instanceof Error && "errors" in error)) throw error;
     const lines = (error.errors as Message[]).map(({ text, location }) => (location ? `${location.file}:${location.line}: ${text}` : text));

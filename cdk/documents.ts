@@ -14,7 +14,7 @@ export const documentPrefix = "drover-";
 
 /** Creates the documents; answers their names by node command, as the environment variable DOCUMENTS has them. */
 export function makeDocuments(stack: Stack): Readonly<Record<NodeCommandName, string>> {
-  const names = buildDocuments().map(({ command, name, content }) => {
+  const names = Object.entries(buildDocuments()).map(([command, { name, content }]) => {
     new CfnDocument(stack, `${pascal(command)}Document`, {
       name,
       documentType: "Command",

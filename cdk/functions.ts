@@ -40,7 +40,6 @@ export const functions = {
   "register-server": { kind: "step", summary: "Registers a voting server with the endpoint" },
   "store-kubeconfig": { kind: "step", summary: "Keeps the kubeconfig the first server sent" },
   "await-endpoint": { kind: "step", summary: "Reads the health of the endpoint" },
-  "verify-cluster": { kind: "step", summary: "Judges what the cluster says of itself" },
   "clear-lost-nodes": { kind: "step", summary: "Removes machines that will never come" },
   "close-operation": { kind: "step", summary: "Records the outcome and releases the lease" },
   "terminate-nodes": { kind: "step", summary: "Terminates the cluster's nodes" },

@@ -21,7 +21,7 @@ import {
 import { SnsAction } from "aws-cdk-lib/aws-cloudwatch-actions";
 import { Topic } from "aws-cdk-lib/aws-sns";
 import type { Queue } from "aws-cdk-lib/aws-sqs";
-import { type Functions, functionNames, functions as table } from "./functions.js";
+import { type FunctionName, type Functions, functionNames, functions as table } from "./functions.js";
 import type { Settings } from "./settings.js";
 import { type Workflows, workflowNames, workflows as workflowTable } from "./workflows.js";
 
@@ -56,6 +56,8 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
 
   /** Those that answer people and AWS's events: nothing retries what they drop. */
   const entrances = functionNames.filter((name) => table[name].kind !== "step");
+  /** It asks Lambda to call it again by failing; what it gives up on waits as a dead letter, and the step's heartbeat asks anyway. */
+  const failsByDesign = (name: FunctionName) => name === "complete-node-command";
   const options = { period, statistic };
   const alarms = [
     ...workflowNames.map((name) => {
@@ -76,7 +78,7 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
       "EntrancesFailing",
       sum(
         "errors",
-        entrances.map((name) => functions[name].metricErrors(options)),
+        entrances.filter((name) => !failsByDesign(name)).map((name) => functions[name].metricErrors(options)),
       ),
       "A function that answers the HTTP API or AWS's events failed. Its log group has the reason.",
     ),

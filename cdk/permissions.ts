@@ -33,14 +33,12 @@ type Grant = (deployed: Deployed) => PolicyStatementProps[];
 const record = stateKeys.record("*");
 const lease = stateKeys.lease("*");
 const admission = stateKeys.admission("*");
-const launches = `${stateKeys.clusterPrefix("*")}launches.json`;
+const launches = stateKeys.launches("*");
 const operation = stateKeys.operation("*", "*");
-const plan = stateKeys.plan("*", "*");
 const group = stateKeys.group("*", "*", "*");
 const command = stateKeys.command("*", "*", "*");
-const work = stateKeys.groups("*", "*").replace("groups/", "*");
+const work = `${stateKeys.work("*")}*`;
 const callback = stateKeys.callback("*");
-const request = stateKeys.request("*");
 const delivery = stateKeys.delivery("*", "*", "*");
 const upload = stateKeys.upload("*", "*", "*");
 const secret = (...kinds: SecretKind[]) => kinds.map((kind) => `${stateKeys.secrets("*")}${kind}/*`);
@@ -68,13 +66,19 @@ const removes =
   (...keys: string[]): Grant =>
   (on) => [{ actions: ["s3:DeleteObject"], resources: keys.map((key) => on.storage.stateBucket.arnForObjects(key)) }];
 
+/** Reads and writes back: conditional writes compare with what is there when S3 says that somebody else was first. */
+const changes =
+  (...keys: string[]): Grant =>
+  (on) => [...reads(...keys)(on), ...writes(...keys)(on)];
+
 /** Secrets take two rights: on the object here, on the key in `opensSecrets` and `closesSecrets`. */
 const opensSecrets: Grant = (on) => [{ actions: ["kms:Decrypt"], resources: [on.storage.secretsKey.keyArn], conditions: throughS3(on) }];
 const closesSecrets: Grant = (on) => [{ actions: ["kms:GenerateDataKey"], resources: [on.storage.secretsKey.keyArn], conditions: throughS3(on) }];
 
+const listsArtifacts: Grant = (on) => [{ actions: ["s3:ListBucket"], resources: [on.storage.artifactBucket.bucketArn] }];
 const readsArtifacts: Grant = (on) => [
   { actions: ["s3:GetObject"], resources: [on.storage.artifactBucket.arnForObjects(`${artifactKeys.all}*`)] },
-  { actions: ["s3:ListBucket"], resources: [on.storage.artifactBucket.bucketArn] },
+  ...listsArtifacts(on),
   ...decrypts(on),
 ];
 const writesArtifacts: Grant = (on) => [
@@ -153,7 +157,10 @@ const makesSecurityGroups: Grant = (on) => [
   ...tagsAtBirth("CreateSecurityGroup", "security-group")(on),
   { actions: ["ec2:AuthorizeSecurityGroupIngress"], resources: ec2(on, "security-group"), conditions: ownTagged },
 ];
-const removesSecurityGroups: Grant = (on) => [{ actions: ["ec2:DeleteSecurityGroup"], resources: ec2(on, "security-group"), conditions: ownTagged }];
+const removesSecurityGroups: Grant = (on) => [
+  { actions: ["ec2:DeleteSecurityGroup", "ec2:RevokeSecurityGroupIngress"], resources: ec2(on, "security-group"), conditions: ownTagged },
+];
+const removesVolumes: Grant = (on) => [{ actions: ["ec2:DeleteVolume"], resources: ec2(on, "volume"), conditions: ownTagged }];
 
 // ---- Elastic Load Balancing: by the names of `endpointNames`, which all begin alike ---------------------------------------------------------------
 
@@ -191,7 +198,8 @@ const commandsNodes: Grant = (on) => [
   { actions: ["ssm:SendCommand"], resources: [arn(on, "ssm", `document/${documentPrefix}*`)] },
   { actions: ["ssm:SendCommand"], resources: ec2(on, "instance"), conditions: ownTagged },
 ];
-const looksAtCommands = looks("ssm:ListCommands", "ssm:ListCommandInvocations");
+const findsCommands = looks("ssm:ListCommands");
+const looksAtCommands = looks("ssm:ListCommandInvocations");
 const looksAtNodes = looks("ssm:DescribeInstanceInformation");
 const looksAtInstances = looks("ec2:DescribeInstances");
 /** Public parameters hold image ids; an account's own live under one path, so that no other parameter can be read. */
@@ -210,86 +218,87 @@ const all =
   (on) =>
     grants.flatMap((grant) => grant(on));
 
+const tokens = secret("server-token", "agent-token");
+const kubeconfig = secret("kubeconfig");
 /** Every step that acts checks that its execution still holds the lease (law 2), and says in the operation's record what it did. */
-const step = all(reads(record, lease, operation), writes(operation));
-
-const validates = all(readsImageParameters, readsArtifacts, looks("ec2:DescribeImages", "ec2:DescribeInstanceTypes", "ec2:DescribeSubnets"));
-const admits = all(reads(record, lease, operation, request), writes(record, operation, request), validates, asksExecutions, starts, announces);
+const step = all(reads(lease, record), changes(operation));
+/** What EC2 shows of a cluster, and what was launched too recently to be shown. */
+const observes = all(reads(launches), looksAtInstances);
+/** Whatever a cluster has in the account. */
+const takesInventory = all(
+  looksAtInstances,
+  looks("ec2:DescribeVolumes", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups"),
+  findsEndpoints,
+);
+const admits = all(
+  reads(lease),
+  changes(record, operation),
+  readsImageParameters,
+  listsArtifacts,
+  looksAtInstances,
+  looks("ec2:DescribeImages", "ec2:DescribeInstanceTypes", "ec2:DescribeSubnets"),
+  asksExecutions,
+  starts,
+  announces,
+);
 
 export const permissions: Readonly<Record<FunctionName, Grant>> = {
-  api: all(admits, looksAtInstances),
+  api: admits,
   artifacts: all(readsArtifacts, writesArtifacts),
-  "read-kubeconfig": all(reads(record, ...secret("kubeconfig")), opensSecrets),
-  "admit-event": admits,
-  "complete-node-command": all(reads(callback), removes(callback), looksAtCommands, answersSteps),
-  "observe-execution": all(step, reads(plan, launches), writes(record), removes(lease), looksAtInstances, findsEndpoints, announces),
+  "read-kubeconfig": all(reads(record, ...kubeconfig), opensSecrets),
 
-  "open-operation": all(step, writes(record, lease), asksExecutions),
-  "plan-cluster": all(step, reads(plan), writes(record, plan), validates, looksAtInstances),
-  "create-credentials": all(
-    step,
-    writes(record),
-    writes(...secret("server-token", "agent-token")),
-    reads(...secret("server-token", "agent-token")),
-    opensSecrets,
-    closesSecrets,
-  ),
-  "create-endpoint": all(
-    step,
-    writes(record),
-    makesSecurityGroups,
-    makesEndpoints,
-    findsEndpoints,
-    looks("ec2:DescribeSecurityGroups", "ec2:DescribeSubnets"),
-  ),
-  "launch-nodes": all(step, reads(plan, launches), writes(launches), launchesInstances, looksAtInstances),
-  "await-nodes": all(step, reads(plan, launches, group), writes(group), looksAtInstances, looksAtNodes),
-  "decide-bootstrap": all(step, writes(record), reads(group), countsSnapshots, looksAtInstances),
-  "run-node-command": all(
-    step,
-    reads(group, command, callback, delivery, upload, ...secret("server-token", "agent-token")),
-    writes(command, callback, delivery, upload),
-    opensSecrets,
-    closesSecrets,
-    readsArtifacts,
-    commandsNodes,
+  "admit-event": admits,
+  "complete-node-command": all(
+    reads(callback, record),
+    changes(operation, command),
+    removes(callback),
     looksAtCommands,
     looksAtInstances,
     answersSteps,
   ),
-  "admit-agents": all(step, reads(admission, group), writes(admission), looksAtInstances),
-  "register-server": all(step, writes(record), registersTargets),
-  "store-kubeconfig": all(step, writes(record), reads(upload, ...secret("kubeconfig")), writes(...secret("kubeconfig")), opensSecrets, closesSecrets),
-  "await-endpoint": all(step, looksAtTargets),
-  "verify-cluster": all(step, reads(command, group), writes(record), looksAtInstances, looksAtCommands),
-  "clear-lost-nodes": all(step, reads(launches, group, plan), writes(record, launches), terminatesInstances, deregistersTargets, looksAtInstances),
-  "close-operation": all(
+  "observe-execution": all(reads(lease), changes(operation, record), removes(lease), asksExecutions, takesInventory, announces),
+
+  "open-operation": all(changes(lease, operation, record), reads(launches), asksExecutions),
+  "plan-cluster": all(step, changes(launches), looksAtInstances),
+  "create-credentials": all(step, changes(record), writes(...tokens), closesSecrets),
+  "create-endpoint": all(step, changes(record), makesSecurityGroups, looks("ec2:DescribeSecurityGroups"), makesEndpoints),
+  "launch-nodes": all(step, changes(launches), launchesInstances, terminatesInstances),
+  "await-nodes": all(step, observes, looksAtNodes, reads(command), changes(group)),
+  "decide-bootstrap": all(step, changes(record), observes, reads(group), countsSnapshots),
+  "run-node-command": all(
     step,
-    reads(plan, launches, group, command),
-    writes(record),
-    removes(lease),
-    looksAtInstances,
+    observes,
+    reads(group, ...tokens),
+    changes(command),
+    writes(callback),
+    removes(callback),
+    // Whoever signs an address needs the right it gives.
+    reads(delivery),
+    writes(delivery, upload),
+    opensSecrets,
+    closesSecrets,
+    readsArtifacts,
+    looksAtNodes,
+    findsCommands,
     looksAtCommands,
-    findsEndpoints,
+    commandsNodes,
+    answersSteps,
+  ),
+  "admit-agents": all(reads(lease, record, group), changes(admission)),
+  "register-server": all(step, changes(record), reads(command), looksAtInstances, registersTargets),
+  "store-kubeconfig": all(step, changes(record), reads(upload), removes(upload), writes(...kubeconfig), opensSecrets, closesSecrets),
+  "await-endpoint": all(reads(record), changes(operation), looksAtTargets),
+  "clear-lost-nodes": all(step, changes(record), observes, looksAtNodes, countsSnapshots, deregistersTargets, looksAtTargets, writes(group)),
+  "close-operation": all(
+    reads(lease),
+    changes(operation, record),
+    removes(lease, record, admission, launches, work, delivery, upload, ...tokens, ...kubeconfig),
+    countsSnapshots,
+    takesInventory,
     announces,
   ),
 
-  "terminate-nodes": all(step, writes(record), terminatesInstances, deregistersTargets, looksAtInstances),
-  "delete-endpoint": all(
-    step,
-    writes(record),
-    deregistersTargets,
-    removesEndpoints,
-    findsEndpoints,
-    removesSecurityGroups,
-    looks("ec2:DescribeSecurityGroups"),
-  ),
-  "sweep-leftovers": all(
-    step,
-    removes(record, admission, launches, work, delivery, upload, ...secret("server-token", "agent-token", "kubeconfig")),
-    looksAtInstances,
-    findsEndpoints,
-    looks("ec2:DescribeSecurityGroups", "ec2:DescribeVolumes", "ec2:DescribeNetworkInterfaces"),
-    removesSecurityGroups,
-  ),
+  "terminate-nodes": all(step, observes, reads(group), looksAtTargets, deregistersTargets, terminatesInstances),
+  "delete-endpoint": all(step, findsEndpoints, removesEndpoints, looks("ec2:DescribeSecurityGroups"), removesSecurityGroups),
+  "sweep-leftovers": all(step, takesInventory, removesVolumes),
 };

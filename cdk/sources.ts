@@ -12,16 +12,16 @@ export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const stamped = ["cdk", "core", "functions", "nodes", "statemachines", "cdk.json", "package-lock.json", "tsconfig.json"] as const;
 
 /** Hash of every source file's path and content, and of the settings the assembly was made with. */
-export function sourceStamp(settings: unknown): string {
+export function sourceStamp(settings: unknown, directory: string = root, sources: readonly string[] = stamped): string {
   const hash = createHash("sha256").update(JSON.stringify(settings));
-  for (const file of stamped.flatMap((name) => filesUnder(join(root, name)))) {
-    hash.update(`\0${relative(root, file).split(sep).join("/")}\0`).update(readFileSync(file));
+  for (const file of sources.flatMap((name) => filesUnder(join(directory, name)))) {
+    hash.update(`\0${relative(directory, file).split(sep).join("/")}\0`).update(readFileSync(file));
   }
   return hash.digest("hex");
 }
 
 function filesUnder(path: string): string[] {
-  if (/\.(json)$/.test(path)) return [path];
+  if (path.endsWith(".json")) return [path];
   return readdirSync(path, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name))

@@ -18,8 +18,12 @@ export interface Storage {
   readonly snapshotBucket: Bucket;
 }
 
-/** A presigned address is a bearer key, so none is honoured when it is older than this, whatever lifetime it was signed with. */
+/**
+ * A presigned address is a bearer key, so none is honoured when it is older than this, whatever lifetime it was signed with. Only a person's upload of a
+ * release may take longer: a part of it, on a slow line.
+ */
 const presignedLimit = Duration.minutes(15);
+const uploadLimit = Duration.hours(1);
 
 export function makeStorage(stack: Stack, settings: Settings, s3EndpointId: string | undefined): Storage {
   const stateKey = new Key(stack, "StateKey", {
@@ -88,16 +92,21 @@ export function makeStorage(stack: Stack, settings: Settings, s3EndpointId: stri
   });
 
   for (const bucket of [stateBucket, artifactBucket, snapshotBucket]) {
-    bucket.addToResourcePolicy(
-      new PolicyStatement({
-        sid: "NoOldPresignedAddress",
-        effect: Effect.DENY,
-        principals: [new AnyPrincipal()],
-        actions: ["s3:*"],
-        resources: [bucket.arnForObjects("*")],
-        conditions: { NumericGreaterThan: { "s3:signatureAge": presignedLimit.toMilliseconds() } },
-      }),
-    );
+    const tooOld = (sid: string, actions: string[], limit: Duration) =>
+      bucket.addToResourcePolicy(
+        new PolicyStatement({
+          sid,
+          effect: Effect.DENY,
+          principals: [new AnyPrincipal()],
+          actions,
+          resources: [bucket.arnForObjects("*")],
+          conditions: { NumericGreaterThan: { "s3:signatureAge": limit.toMilliseconds() } },
+        }),
+      );
+    if (bucket === artifactBucket) {
+      tooOld("NoOldPresignedAddress", ["s3:GetObject"], presignedLimit);
+      tooOld("NoOldUploadAddress", ["s3:PutObject"], uploadLimit);
+    } else tooOld("NoOldPresignedAddress", ["s3:*"], presignedLimit);
     if (s3EndpointId === undefined) continue;
     bucket.addToResourcePolicy(
       new PolicyStatement({
