@@ -36,7 +36,7 @@ export interface Expression {
   evaluate(scope: Scope): Promise<unknown>;
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: jsonata's syntax tree is untyped beyond its first level.
+/** jsonata's syntax tree is untyped beyond its first level. */
 type Node = any;
 type Native = (this: unknown, ...values: never[]) => unknown;
 

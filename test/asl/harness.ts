@@ -228,11 +228,11 @@ function isList(script: Script): script is readonly Answer[] {
 }
 
 /** A whole machine around a few states, the first of them its start. */
-export function machine(states: Readonly<Record<string, unknown>>, more: Readonly<Record<string, unknown>> = {}): object {
+export function machine(states: Readonly<Record<string, unknown>>, more: object = {}): object {
   return { QueryLanguage: "JSONata", StartAt: Object.keys(states)[0], States: states, ...more };
 }
 /** A task that calls a function of its state's name. */
-export function lambdaTask(more: Readonly<Record<string, unknown>> = { End: true }): object {
+export function lambdaTask(more: object = { End: true }): object {
   const ends = "Next" in more || "End" in more ? {} : { End: true };
   const payload = "{% $states.input %}";
   return {
@@ -245,7 +245,7 @@ export function lambdaTask(more: Readonly<Record<string, unknown>> = { End: true
   };
 }
 /** A task that hands its token to a function. */
-export function tokenTask(more: Readonly<Record<string, unknown>> = { End: true }): object {
+export function tokenTask(more: object = { End: true }): object {
   const ends = "Next" in more || "End" in more ? {} : { End: true };
   const handsOn = { FunctionName: "f", Payload: { token: "{% $states.context.Task.Token %}" } };
   return { Type: "Task", Resource: "arn:aws:states:::lambda:invoke.waitForTaskToken", Arguments: handsOn, TimeoutSeconds: 600, ...ends, ...more };
