@@ -239,7 +239,7 @@ export function createEventBridge(world: DeliveringWorld & { readonly template?:
       const saved = structuredClone(state as Saved);
       serial = saved.serial;
       begunAtMs = new Map(saved.begunAtMs);
-      // The clock may have been put to another time since the rules were made.
+      // A rate goes on from when its rule first began, not from this start.
       for (const rule of rules.values()) begin(rule);
     },
   };
