@@ -55,6 +55,7 @@ export const serversSchema = z.strictObject({
     .describe("EC2 instance types in order of preference: the next is tried where one has no capacity."),
   taints: z
     .array(taint)
+    .max(50)
     .default([])
     .describe("Taints of the servers, as key=value:effect. Given at a node's first registration; without any, servers run workloads too."),
   rootVolumeGib: rootVolumeGib.default(80),
@@ -73,7 +74,7 @@ export const agentPoolSchema = z.strictObject({
     .default("on-demand")
     .describe("How the agents are bought. AWS takes spot instances back at two minutes' notice."),
   labels: labels.default({}).describe("Kubernetes labels of the pool's nodes."),
-  taints: z.array(taint).default([]).describe("Taints of the pool's nodes, as key=value:effect. Given at a node's first registration."),
+  taints: z.array(taint).max(50).default([]).describe("Taints of the pool's nodes, as key=value:effect. Given at a node's first registration."),
   rootVolumeGib: rootVolumeGib.default(80),
   config: z
     .record(z.string(), configValueSchema)
@@ -144,7 +145,7 @@ export const rke2Schema = z.strictObject({
     )
     .default({})
     .describe("Kubernetes manifests by file name, applied by RKE2 when the cluster starts and kept applied. No secrets."),
-  disable: z.array(z.string()).default([]).describe("Packaged components to leave out, such as rke2-metrics-server."),
+  disable: z.array(z.string()).max(100).default([]).describe("Packaged components to leave out, such as rke2-metrics-server."),
   tlsSan: z
     .array(z.string())
     .max(50)
@@ -168,6 +169,7 @@ export const airGapSchema = z.strictObject({
     .describe("Images come from archives of the artifact store. When false they are pulled; the bundle still comes from the store."),
   imageSets: z
     .array(z.string())
+    .max(20)
     .default([])
     .describe("Further image sets of the release, such as harvester, besides those that the CNI and the ingress controller need."),
 });
@@ -215,6 +217,7 @@ export const maintenanceSchema = z.strictObject({
         days: z
           .array(z.enum(["mon", "tue", "wed", "thu", "fri", "sat", "sun"]))
           .min(1)
+          .max(7)
           .describe("Days on which the window opens."),
         start: z
           .string()
@@ -224,6 +227,7 @@ export const maintenanceSchema = z.strictObject({
         timeZone: timeZone.default("UTC"),
       }),
     )
+    .max(50)
     .default([])
     .describe("When Drover may change the cluster by itself. Requests of a person are not held back."),
   autoUpgrade: z

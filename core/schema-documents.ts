@@ -250,6 +250,7 @@ const errorAnswers = {
   403: "The signature is missing or wrong, or the caller may not call this.",
   404: "There is no such thing.",
   409: "Another operation holds the cluster, or the cluster is protected: which and what to do.",
+  503: "Not yet: ask again shortly.",
   500: "Drover failed. Nothing is known to have been changed; asking again with the same request id is safe.",
 } as const;
 
@@ -290,7 +291,12 @@ const described: Readonly<Record<RouteName, Described>> = {
   },
   readKubeconfig: {
     summary: "Gives the administrator's kubeconfig of a cluster.",
-    answers: { 200: ["The kubeconfig: keep it as a secret.", z.object({ kubeconfig: z.string().describe("YAML.") })] },
+    answers: {
+      200: [
+        "The kubeconfig: keep it as a secret.",
+        z.object({ cluster: z.string(), generation: z.int().describe("Rises with every renewal."), kubeconfig: z.string().describe("YAML.") }),
+      ],
+    },
     errors: [403, 404, 500],
   },
   listArtifacts: {
@@ -313,7 +319,7 @@ const described: Readonly<Record<RouteName, Described>> = {
     summary: "Completes the upload of a file: it is in the store when its size and SHA-256 are right.",
     request: artifactCompleteSchema,
     answers: { 200: ["The file is in the store.", ticket] },
-    errors: [400, 403, 409, 500],
+    errors: [400, 403, 500, 503],
   },
 };
 
@@ -471,9 +477,8 @@ function defaultOf(schema: JsonSchema): string {
 
 /** docs/reference/cluster-file.md. */
 export function clusterFilePage(): string {
-  const row = (...cells: readonly string[]) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const rows = clusterFields().map(({ path, type, default: value, meaning }) => row(`\`${path}\``, type, value, meaning));
-  const owned = [...ownedKeys].map(([name, reason]) => row(`\`${name}\``, reason));
+  const fields = clusterFields().map(({ path, type, default: value, meaning }) => [`\`${path}\``, type, value, meaning]);
+  const owned = [...ownedKeys].map(([name, reason]) => [`\`${name}\``, reason]);
   return [
     "# The cluster file",
     "",
@@ -488,18 +493,30 @@ export function clusterFilePage(): string {
     "",
     "## Fields",
     "",
-    row("Field", "Type", "Default", "Meaning"),
-    "|---|---|---|---|",
-    ...rows,
+    ...table(["Field", "Type", "Default", "Meaning"], fields),
     "",
     "## Keys of RKE2 that are written elsewhere",
     "",
     "`spec.rke2.config` takes any key of RKE2's `config.yaml` besides these. A key that RKE2 does not know is refused, because RKE2 itself would",
     "only warn and start without it; servers' keys in the `config` of an agent pool likewise.",
     "",
-    row("Key", "Why, and where instead"),
-    "|---|---|",
-    ...owned,
+    ...table(["Key", "Why, and where instead"], owned),
     "",
   ].join("\n");
+}
+
+/** A Markdown table with even columns, as this repository's formatter writes it. */
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const cells = [head, ...rows].map((row) => row.map((cell) => cell.replaceAll("|", "\\|")));
+  const widths = head.map((_, column) => Math.max(...cells.map((row) => (row[column] as string).length)));
+  const line = (row: readonly string[], fill: string) => `| ${row.map((cell, column) => cell.padEnd(widths[column] as number, fill)).join(" | ")} |`;
+  const [first = [], ...rest] = cells;
+  return [
+    line(first, " "),
+    line(
+      head.map(() => ""),
+      "-",
+    ),
+    ...rest.map((row) => line(row, " ")),
+  ];
 }

@@ -5,7 +5,7 @@
  * (`checkAgainstStore`), the account (`checkAgainstAccount`). An error stops a request before anything is changed; a warning is shown and goes on.
  */
 import { isIP } from "node:net";
-import { type Document, isMap, isSeq, LineCounter, type Node, parseAllDocuments } from "yaml";
+import { type Document, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments, visit } from "yaml";
 import type { z } from "zod";
 import { clusterFileLimitBytes } from "./api.js";
 import { archivesOfCluster, imageArchive, knownImageSets, missingArchives } from "./archives.js";
@@ -84,12 +84,12 @@ function readText(text: string): ReadText {
       lineCounter: lines,
       prettyErrors: false,
       strict: true,
-      uniqueKeys: true,
+      uniqueKeys: false,
       version: "1.2",
       stringKeys: true,
     });
     const problem = documents.flatMap(({ errors, warnings }) => [...errors, ...warnings])[0];
-    if (problem !== undefined) return { fault: `the cluster file is not YAML as wanted, ${at(problem.pos[0])}: ${firstLine(problem.message)}` };
+    if (problem !== undefined) return { fault: `the cluster file is not YAML as wanted, ${at(problem.pos[0])}: ${reasonOf(problem)}` };
     if (documents.length === 0) return { fault: "the cluster file is empty" };
     if (documents.length > 1) {
       return {
@@ -97,11 +97,12 @@ function readText(text: string): ReadText {
       };
     }
     document = documents[0] as Document;
+    const twice = duplicateKey(document);
+    if (twice !== undefined) return { fault: `the cluster file is not YAML as wanted, ${at(twice.offset)}: ${describe(twice.name)} is given twice` };
     value = document.toJS({ maxAliasCount: 100 });
   } catch (thrown) {
     // The library throws for aliases that multiply without end; nesting without end exhausts the stack.
-    const reason = thrown instanceof RangeError ? "it is nested too deeply" : firstLine(thrown instanceof Error ? thrown.message : String(thrown));
-    return { fault: `the cluster file cannot be read: ${reason}` };
+    return { fault: `the cluster file cannot be read: ${reasonOf(thrown)}` };
   }
   if (value === null) return { fault: "the cluster file is empty" };
   if (!isMapping(value)) return { fault: `the cluster file must be a mapping with apiVersion, kind, metadata and spec; found ${describe(value)}` };
@@ -109,8 +110,31 @@ function readText(text: string): ReadText {
   return { value, lineOf: (path) => lineOf(contents, path, lines) };
 }
 
-function firstLine(text: string): string {
-  return (text.split("\n")[0] as string).replace(/:$/, "");
+/** What an error of the YAML library says, without the piece of text it quotes. */
+function reasonOf(thrown: unknown): string {
+  const message = thrown instanceof Error ? thrown.message : String(thrown);
+  if (thrown instanceof RangeError || message.startsWith("Maximum call stack")) return "it is nested too deeply";
+  return (message.split("\n")[0] as string).replace(/:$/, "");
+}
+
+/** The first key that stands twice in one mapping. The library's own check compares every key with every other. */
+function duplicateKey(document: Document): { name: string; offset: number } | undefined {
+  let found: { name: string; offset: number } | undefined;
+  visit(document, {
+    Map(_, map) {
+      const seen = new Set<string>();
+      for (const { key } of map.items) {
+        const name = String(isScalar(key) ? key.value : key);
+        if (seen.has(name)) {
+          found = { name, offset: (key as Node).range?.[0] ?? 0 };
+          return visit.BREAK;
+        }
+        seen.add(name);
+      }
+      return undefined;
+    },
+  });
+  return found;
 }
 
 /** Line of the deepest part of a path that is written in the file: of the field itself, or of the mapping that misses it. */
@@ -143,8 +167,9 @@ function describeIssue(issue: Issue, root: unknown): Finding[] {
   const at = (message: string) => [error(path, `${message}; found ${describe(found, path)}`)];
   switch (issue.code) {
     case "unrecognized_keys":
-      return issue.keys.map((key) => {
-        const meant = nearest(key, fieldsAt(path));
+      return issue.keys.map((key, index) => {
+        // Comparing thousands of names with all fields would take minutes, for answers that are cut off anyway.
+        const meant = index < mostFaults ? nearest(key, fieldsAt(path)) : undefined;
         return error([...path, key], unknownField(path, key, meant), ...(meant === undefined ? [] : [[...path, meant]]));
       });
     case "invalid_key":
@@ -277,6 +302,7 @@ const standIn = {
 
 /** What the rules say of the parts of a file that its broken parts do not touch. */
 function rulesBesides(shape: readonly Finding[], value: unknown): Finding[] {
+  if (shape.length > mostFaults) return [];
   const mended = structuredClone(value);
   const broken = shape.flatMap(({ path, also = [] }) => [brokenPart(path), ...also]);
   for (const path of broken) mend(mended, path);
@@ -339,14 +365,15 @@ function formatPath(path: Path): string {
 }
 
 function toFaults(findings: readonly Finding[], lineOf: (path: Path) => number | undefined = () => undefined): Fault[] {
-  const faults = findings.map(({ path, message, severity }): Fault => {
+  // Errors first where not all fit: a warning must not push one off the list.
+  const sorted = findings.length <= mostFaults ? findings : [...findings.filter(isError), ...findings.filter((finding) => !isError(finding))];
+  const faults = sorted.slice(0, mostFaults).map(({ path, message, severity }): Fault => {
     const line = lineOf(path);
     return { path: formatPath(path), message: line === undefined ? message : `${message} (line ${line})`, severity };
   });
-  if (faults.length <= mostFaults) return faults;
-  // Errors first: a warning must not push one off the list.
-  const kept = [...faults.filter(isError), ...faults.filter((fault) => !isError(fault))].slice(0, mostFaults);
-  return [...kept, { path: "", message: `${faults.length - mostFaults} more faults are not listed`, severity: "error" }];
+  const left = findings.length - faults.length;
+  if (left === 0) return faults;
+  return [...faults, { path: "", message: `${left} more faults are not listed`, severity: findings.some(isError) ? "error" : "warning" }];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -707,10 +734,12 @@ function endpointRules({ spec }: ClusterFile): Finding[] {
 function configRules(file: ClusterFile): Finding[] {
   const { rke2, agentPools } = file.spec;
   const path: Path = ["spec", "rke2", "config"];
-  const findings = Object.entries(rke2.config).flatMap(([name, value]) => keyRules([...path, name], name, value, file));
+  const findings = tooManyKeys(path, rke2.config);
+  findings.push(...keysOf(rke2.config).flatMap(([name, value]) => keyRules([...path, name], name, value, file)));
   for (const [index, pool] of agentPools.entries()) {
     const poolPath = ["spec", "agentPools", index, "config"];
-    for (const [name, value] of Object.entries(pool.config ?? {})) {
+    findings.push(...tooManyKeys(poolPath, pool.config ?? {}));
+    for (const [name, value] of keysOf(pool.config ?? {})) {
       const key = rke2Keys.get(name);
       if (key?.command === "server" && !ownedKeys.has(name)) {
         findings.push(
@@ -744,6 +773,18 @@ function configRules(file: ClusterFile): Finding[] {
     findings.push(warning([...path, "etcd-s3"], message));
   }
   return findings;
+}
+
+/** RKE2 has fewer keys than this: what goes beyond cannot be right, and is not looked at one by one. */
+const mostKeys = 200;
+
+function keysOf(config: Readonly<Record<string, ConfigValue>>): [string, ConfigValue][] {
+  return Object.entries(config).slice(0, mostKeys);
+}
+
+function tooManyKeys(path: Path, config: Readonly<Record<string, ConfigValue>>): Finding[] {
+  const count = Object.keys(config).length;
+  return count > mostKeys ? [error(path, `has ${count} keys, and RKE2 has but ${rke2Keys.size}: only the first ${mostKeys} were looked at`)] : [];
 }
 
 /** One key of config.yaml: does RKE2 know it, may it be set here, is its value of the right kind. */
@@ -983,12 +1024,20 @@ function unknownNames(path: Path, value: Readonly<Record<string, unknown>>, name
 /** Names of packaged components: RKE2 writes these files anew at every start. */
 const packagedManifests = new Set<string>([...disableItems.known, ...disableItems.ingress, ...disableItems.cni]);
 
+/** Each becomes an object that RKE2 reads every 15 seconds on every server. */
+const mostManifests = 100;
+
 function manifestRules({ spec }: ClusterFile): Finding[] {
-  const names = Object.keys(spec.rke2.manifests);
-  return Object.entries(spec.rke2.manifests).flatMap(([name, text], index): Finding[] => {
+  const seen = new Map<string, string>();
+  const all = Object.entries(spec.rke2.manifests);
+  if (all.length > mostManifests) {
+    return [error(["spec", "rke2", "manifests"], `has ${all.length} files; at most ${mostManifests} are allowed: put several objects into one`)];
+  }
+  return all.flatMap(([name, text]): Finding[] => {
     const path = ["spec", "rke2", "manifests", name];
     const findings: Finding[] = [];
-    const twin = names.slice(0, index).find((other) => addonName(other) === addonName(name));
+    const twin = seen.get(addonName(name));
+    seen.set(addonName(name), name);
     if (twin !== undefined) findings.push(error(path, `is to RKE2 the same as ${twin}: names must differ before the ending`));
     if (packagedManifests.has(addonName(name))) {
       findings.push(error(path, `is a file of RKE2 itself, written anew at every start; put a HelmChartConfig into ${addonName(name)}-config.yaml`));
@@ -1005,13 +1054,11 @@ function manifestContentRules(path: Path, text: string): Finding[] {
     const problem = documents.flatMap(({ errors }) => errors)[0];
     if (problem !== undefined) {
       const { line, col } = lines.linePos(problem.pos[0]);
-      return [error(path, `is not YAML, line ${line}, column ${col} of it: ${firstLine(problem.message)}`)];
+      return [error(path, `is not YAML, line ${line}, column ${col} of it: ${reasonOf(problem)}`)];
     }
     contents = [...documents].map((document) => (document as Document).toJS({ maxAliasCount: 100 }) as unknown);
   } catch (thrown) {
-    return [
-      error(path, `cannot be read: ${thrown instanceof RangeError ? "it is nested too deeply" : firstLine(String((thrown as Error).message))}`),
-    ];
+    return [error(path, `cannot be read: ${reasonOf(thrown)}`)];
   }
   const objects = contents.filter((content) => content !== null && content !== undefined);
   if (objects.length === 0) return [warning(path, "is empty: RKE2 would remove what it applied from it before")];
@@ -1262,19 +1309,21 @@ function accountNetworkRules({ file, subnets, vpcCidrs }: AccountFacts): Finding
     [clusterCidrPath, network.clusterCidr, "pods"],
     [serviceCidrPath, network.serviceCidr, "services"],
   ];
-  return fields.flatMap(([path, cidr, what]) =>
-    taken.flatMap((other): Finding[] => {
-      const [ours, theirs] = [parseNetwork(cidr), parseNetwork(other)];
-      if (ours === undefined || theirs === undefined || !overlaps(ours, theirs)) return [];
-      return [error(path, `${cidr} overlaps ${other} of ${network.vpcId}: nodes could not tell ${what} from machines`)];
-    }),
-  );
+  return fields.flatMap(([path, cidr, what]): Finding[] => {
+    const ours = parseNetwork(cidr);
+    const hit = taken.filter((other) => {
+      const theirs = parseNetwork(other);
+      return ours !== undefined && theirs !== undefined && overlaps(ours, theirs);
+    });
+    if (hit.length === 0) return [];
+    return [error(path, `${cidr} overlaps ${hit.join(", ")} of ${network.vpcId}: nodes could not tell ${what} from machines`)];
+  });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------
 // Summary
 
-export function isError(fault: Fault): boolean {
+export function isError(fault: Pick<Fault, "severity">): boolean {
   return fault.severity === "error";
 }
 

@@ -13,10 +13,38 @@ export const referenceFolder = fileURLToPath(new URL("reference/", import.meta.u
 /** Every generated file with its text. */
 export function referenceFiles(): Record<string, string> {
   return {
-    "cluster.schema.json": `${JSON.stringify(clusterJsonSchema(), null, 2)}\n`,
-    "openapi.json": `${JSON.stringify(openApiDocument(), null, 2)}\n`,
+    "cluster.schema.json": `${json(clusterJsonSchema())}\n`,
+    "openapi.json": `${json(openApiDocument())}\n`,
     "cluster-file.md": clusterFilePage(),
   };
+}
+
+/** A list on one line, unless there is a mapping in it. */
+function inline(value: unknown): string | undefined {
+  if (Array.isArray(value)) {
+    const items = value.map(inline);
+    return items.includes(undefined) ? undefined : `[${items.join(", ")}]`;
+  }
+  return typeof value === "object" && value !== null ? undefined : JSON.stringify(value);
+}
+
+/** JSON as the formatter of this repository would write it: a list of plain values stays on its line while it fits. */
+function json(value: unknown, indent = "", room = 150): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  const inner = `${indent}  `;
+  if (Array.isArray(value)) {
+    const line = inline(value);
+    if (line !== undefined && line.length <= room) return line;
+    return `[\n${value.map((item) => `${inner}${json(item, inner, 148 - inner.length)}`).join(",\n")}\n${indent}]`;
+  }
+  const entries = Object.entries(value).filter(([, item]) => item !== undefined);
+  if (entries.length === 0) return "{}";
+  const last = entries.length - 1;
+  const lines = entries.map(([name, item], index) => {
+    const label = `${inner}${JSON.stringify(name)}: `;
+    return `${label}${json(item, inner, 150 - label.length - (index < last ? 1 : 0))}`;
+  });
+  return `{\n${lines.join(",\n")}\n${indent}}`;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -16,6 +16,14 @@ describe("the reference", () => {
     expect(readFileSync(join(referenceFolder, name), "utf8")).toBe(text);
   });
 
+  it.each(Object.entries(referenceFiles()).filter(([name]) => name.endsWith(".json")))(
+    "holds %s as JSON that says the same however it is laid out",
+    (name, text) => {
+      const wanted = name === "openapi.json" ? openApiDocument() : clusterJsonSchema();
+      expect(JSON.parse(text)).toEqual(JSON.parse(JSON.stringify(wanted)));
+    },
+  );
+
   it("holds nothing else", () => {
     expect(readdirSync(referenceFolder).sort()).toEqual(Object.keys(referenceFiles()).sort());
   });

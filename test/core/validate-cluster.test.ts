@@ -56,7 +56,8 @@ describe("text that is no cluster file", () => {
   it.each([
     ["a tab as indentation", "spec:\n\tversion: x\n", /line 2, column 1: /],
     ["an unclosed list", "spec:\n  - [1, 2\nkind: x\n", /line 3, column 1: /],
-    ["a key given twice", "kind: Cluster\nkind: Cluster\n", /line 2, column 1: Map keys must be unique$/],
+    ["a key given twice", "kind: Cluster\nkind: Cluster\n", /line 2, column 1: "kind" is given twice$/],
+    ["a key given twice deep inside", 'a:\n  - b: {c: 1, d: 2, "c": 3}\n', /line 2, column 21: "c" is given twice$/],
     ["an unknown tag", "kind: !python/object x\n", /line 1, column 7: Unresolved tag/],
     ["an alias to nothing", "kind: *nobody\n", /line 1, column 7|cannot be read: Unresolved alias/],
     ["a second document", "kind: Cluster\n---\nkind: Cluster\n", /must hold one document; found 2, the second at line [23]/],
@@ -69,7 +70,8 @@ describe("text that is no cluster file", () => {
       `a: &a [x,x,x,x,x,x,x,x,x]\n${[..."bcdefgh"].map((name, at) => `${name}: &${name} [${Array(9).fill(`*${"abcdefgh"[at]}`)}]`).join("\n")}\n`,
       /cannot be read: Excessive alias count/,
     ],
-    ["nesting without end", "[".repeat(150_000), /not YAML|nested too deeply/],
+    ["mappings nested without end", "{a: ".repeat(30_000), /nested too deeply$/],
+    ["nesting without end", "[".repeat(150_000), /not YAML as wanted|nested too deeply/],
   ])("is refused when it is %s, in one fault with its place", (_, text, message) => {
     const { file, faults } = parseClusterFile(text);
     expect(file).toBeUndefined();
@@ -267,6 +269,13 @@ describe("fields of a cluster file", () => {
     const { faults } = validateCluster(asText({ "spec.rke2.config": config }));
     expect(faults).toHaveLength(101);
     expect(faults.at(-1)).toMatchObject({ path: "", message: "50 more faults are not listed", severity: "error" });
+  });
+
+  it("look at no more keys than RKE2 could have", () => {
+    const config = Object.fromEntries(Array.from({ length: 5000 }, (_, index) => [`no-such-key-${index}`, true]));
+    const { faults } = validateCluster(asText({ "spec.rke2.config": config }));
+    expect(faults).toHaveLength(101);
+    expect(faults[0]?.message).toMatch(/^has 5000 keys, and RKE2 has but \d+: only the first 200 were looked at/);
   });
 
   it("never shows a value whose name says it is secret", () => {
@@ -803,6 +812,11 @@ describe("rules of a cluster file", () => {
       "a manifest in the place of RKE2's own",
       { "spec.rke2.manifests": { "rke2-coredns.yaml": "{apiVersion: v1, kind: ConfigMap}" } },
       'error spec.rke2.manifests["rke2-coredns.yaml"]: is a file of RKE2 itself, written anew at every start; put a HelmChartConfig into rke2-coredns-config.yaml',
+    ],
+    [
+      "more manifests than sense",
+      { "spec.rke2.manifests": Object.fromEntries(Array.from({ length: 101 }, (_, index) => [`m${index}.yaml`, "x"])) },
+      "error spec.rke2.manifests: has 101 files; at most 100 are allowed: put several objects into one",
     ],
     [
       "two manifests of one name",
