@@ -43,6 +43,7 @@ export const acknowledgedWildcards: Readonly<Record<string, string>> = {
   "ec2:volume/*": "Made by a launch or left by one; held to those with Drover's tags, encrypted at birth.",
   "ec2:network-interface/*": "Made by a launch; held to those with Drover's tags.",
   "ec2:security-group/*": "Made for a cluster; held to those with Drover's tags.",
+  "ec2:spot-instances-request/*": "Made by a launch of spot instances, which is held to Drover's tags by its instance.",
   "ec2:subnet/*": "Cluster files choose their subnets.",
   "ec2:vpc/*": "Cluster files choose their network.",
   "ec2::image/*": "Cluster files choose their image; images of other accounts carry no tags of ours.",

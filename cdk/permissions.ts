@@ -145,7 +145,7 @@ const launchesInstances: Grant = (on) => [
   { actions: ["ec2:RunInstances"], resources: ec2(on, "volume"), conditions: { ...taggedAtBirth, Bool: { "ec2:Encrypted": "true" } } },
   { actions: ["ec2:RunInstances"], resources: ec2(on, "network-interface"), conditions: taggedAtBirth },
   { actions: ["ec2:RunInstances"], resources: ec2(on, "security-group"), conditions: ownTagged },
-  { actions: ["ec2:RunInstances"], resources: [...ec2(on, "subnet"), arn(on, "ec2", "image/*", { account: "" })] },
+  { actions: ["ec2:RunInstances"], resources: [...ec2(on, "subnet", "spot-instances-request"), arn(on, "ec2", "image/*", { account: "" })] },
   ...tagsAtBirth("RunInstances", "instance", "volume", "network-interface")(on),
   { actions: ["iam:PassRole"], resources: [on.nodes.role.roleArn], conditions: { StringEquals: { "iam:PassedToService": "ec2.amazonaws.com" } } },
   ...firstUse("spot.amazonaws.com", "AWSServiceRoleForEC2Spot")(on),
