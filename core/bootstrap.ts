@@ -5,7 +5,7 @@
  * split brain that nothing heals. So the choice is a decision in the cluster's record, written by If-Match before the command is sent: of
  * racing writers one wins, and everybody else reads the winner's decision and acts on it.
  */
-import { isAlive, type ObservedInstance, visibleWithinSeconds } from "./nodes.js";
+import { isAlive, isGone, type ObservedInstance, visibleWithinSeconds } from "./nodes.js";
 import type { BootstrapDecision, ClusterRecord, ServerMember } from "./records.js";
 
 export type BootstrapAnswer =
@@ -107,20 +107,25 @@ export function isFresh(node: Pick<ObservedInstance, "launchedAt">, record: Pick
 }
 
 function decideFirst(input: Parameters<typeof decideBootstrap>[0], asking: ObservedInstance): BootstrapAnswer {
-  const { record, snapshots } = input;
+  const { record, servers, snapshots } = input;
   if (record.members.length > 0) return stop(`the record of ${record.name} lists ${listed(record.members)} but no bootstrap: it is damaged`);
   if (snapshots > 0) return stop(`${record.name} has ${count(snapshots, "snapshot")}: it is restored, never bootstrapped again`);
   if (record.phase === "ready") return stop(`${record.name} was ready, but its record holds no bootstrap: it is damaged`);
-  if (!isFresh(asking, record)) {
-    const last = record.abandonedBootstraps.at(-1);
+  const last = record.abandonedBootstraps.findLast((decision) => decision.abandonedAt !== undefined);
+  const old = servers.filter((server) => !isFresh(server, record) && server.state !== "terminated");
+  const standing = old.find((server) => server.instanceId === asking.instanceId) ?? old.find((server) => !isGone(server.state));
+  if (standing !== undefined) {
     return {
       kind: "replace",
       abandoned: record.abandonedBootstraps,
       replaceStarted: true,
       launchedUntil: last?.abandonedAt ?? input.now,
-      reason: `${asking.instanceId} was launched before the cluster that ${last?.instanceId} bootstrapped was abandoned, and may belong to it`,
+      reason: `${standing.instanceId} was launched before the cluster that ${last?.instanceId} bootstrapped was abandoned, and may belong to it`,
     };
   }
+  const [leaving] = old;
+  if (leaving !== undefined)
+    return wait(leaving.instanceId, `${leaving.instanceId}, which may belong to the abandoned cluster, is not terminated yet`);
   return decide(input, record.abandonedBootstraps);
 }
 

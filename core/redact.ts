@@ -8,20 +8,19 @@
 /** What stands in a secret's place. */
 export const redacted = "[redacted]";
 
-/** Names whose value is a secret. A name that ends in one of `plainEndings` holds the place or the fingerprint of a secret, not the secret. */
-const secretName =
-  /(?:pass(?:word|wd|phrase)|secret|token|credential|api[-_]?key|access[-_]?key|private[-_]?key|client[-_]?key|encryption[-_]?key|signature)/i;
+/** Words that make a name one of a secret. A name that ends in one of `plainEndings` holds the place or the fingerprint of a secret, not the secret. */
+const secretWord = "(?:pass(?:word|wd|phrase)|secret|token|credential|(?:api|access|private|client|encryption)[-_]?key|signature)";
+const secretName = `(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]*${secretWord}[A-Za-z0-9_.-]*)`;
 const plainEndings = /(?:file|path|dir|hash|arn|name|generation|ttl|count|length|id)$/i;
 
 type Rule = { readonly pattern: RegExp; readonly replace: (match: string, ...groups: string[]) => string };
 
 const rules: readonly Rule[] = [
-  // Private keys, whole or cut off at either end, also with newlines written as \n, and PEM in base64 as kubeconfigs hold it.
+  // Private keys, whole or cut off behind, and PEM in base64 as kubeconfigs hold it.
   {
     pattern: /-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|$)/g,
     replace: () => redacted,
   },
-  { pattern: /(?:[A-Za-z0-9+/=]{16,}(?:\s|\\[nr])*)+-----END [A-Z0-9 ]*PRIVATE KEY-----/g, replace: () => redacted },
   { pattern: /LS0tLS1CRUdJTi[A-Za-z0-9+/]*={0,2}/g, replace: () => redacted },
   // RKE2's full tokens (K10<CA hash>::<user>:<password>) and its bootstrap tokens (6.16).
   { pattern: /\bK10[0-9a-fA-F]{6,}(?:::[^\s"'\\,;&<>]*)?/g, replace: () => redacted },
@@ -34,25 +33,30 @@ const rules: readonly Rule[] = [
   // Authorization headers, and user information in a URL.
   { pattern: /\b(Bearer|Basic)(\s+)(?!\[redacted\])[A-Za-z0-9._~+/=:-]{6,}/gi, replace: (_, scheme, space) => `${scheme}${space}${redacted}` },
   { pattern: /(AWS4-HMAC-SHA256\s+)Credential=[^"'\r\n\\]+/g, replace: (_, scheme) => `${scheme}${redacted}` },
-  { pattern: /([a-z][a-z0-9+.-]*:\/\/)[^\s/@:"']+:[^\s/@"']+@/gi, replace: (_, scheme) => `${scheme}${redacted}@` },
+  { pattern: /(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*:\/\/)[^\s/@:"']+:[^\s/@"']+@/gi, replace: (_, scheme) => `${scheme}${redacted}@` },
   { pattern: /\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}\b/g, replace: () => redacted },
   // Certificates and keys of a kubeconfig.
   {
     pattern: /(client-key-data|client-certificate-data)(["'\\]*\s*:\s*["'\\]*)[^\s"'\\,}]+/g,
     replace: (_, name, sign) => `${name}${sign}${redacted}`,
   },
-  // name: value, name=value, "name":"value" (also inside JSON inside JSON), --name value.
+  // name: value, name=value, "name":"value" (also inside JSON inside JSON, and with the closing quote cut off), --name value.
   {
-    pattern: /([A-Za-z0-9_.-]+)(\\*["']?\s*(?:=>|[:=])\s*)(\\*"(?:[^"\\]|\\[^"])*\\*"|'[^']*'|[^\s"'\\,;&(){}<>]+)/g,
+    pattern: new RegExp(
+      `${secretName}(\\\\*["']?\\s*(?:=>|[:=])\\s*)(\\\\*"(?:[^"\\\\]|\\\\[^"])*\\\\*"|'[^']*'|\\\\*["']?[^\\s"'\\\\,;&(){}<>]+)`,
+      "gi",
+    ),
     replace: (match, name, sign, value) => {
-      if (!isSecretName(name) || isHarmless(value)) return match;
-      const quote = /^\\*["']/.exec(value)?.[0] ?? "";
-      return `${name}${sign}${quote}${redacted}${quote}`;
+      if (plainEndings.test(name) || isHarmless(value)) return match;
+      const opening = /^\\*["']/.exec(value)?.[0] ?? "";
+      const closing = /\\*["']$/.exec(value)?.[0] ?? "";
+      return `${name}${sign}${opening}${redacted}${closing}`;
     },
   },
   {
-    pattern: /(--?[A-Za-z0-9-]+)(\s+)("[^"]*"|'[^']*'|[^\s"'-][^\s"']*)/g,
-    replace: (match, name, space, value) => (isSecretName(name) && !isHarmless(value) ? `${name}${space}${redacted}` : match),
+    pattern: new RegExp(`${secretName}(\\s+)("[^"]*"|'[^']*'|[^\\s"'-][^\\s"']*)`, "gi"),
+    replace: (match, name, space, value) =>
+      !name.startsWith("-") || plainEndings.test(name) || isHarmless(value) ? match : `${name}${space}${redacted}`,
   },
   // What is left and looks random: AWS secret access keys (40), passwords, task tokens. Hashes are hexadecimal and ids shorter, so both stay.
   { pattern: /(?<![A-Za-z0-9+/=])[A-Za-z0-9+/=]{32,}(?![A-Za-z0-9+/=])/g, replace: (match) => (isRandom(match) ? redacted : match) },
@@ -60,11 +64,29 @@ const rules: readonly Rule[] = [
 
 /** The text without its secrets. Redacting twice changes nothing more. */
 export function redact(text: string): string {
-  return rules.reduce((clean, rule) => clean.replace(rule.pattern, rule.replace as (match: string, ...groups: unknown[]) => string), text);
+  return rules.reduce(
+    (clean, rule) => clean.replace(rule.pattern, rule.replace as (match: string, ...groups: unknown[]) => string),
+    withoutTailsOfKeys(text),
+  );
 }
 
-function isSecretName(name: string): boolean {
-  return secretName.test(name) && !plainEndings.test(name);
+/**
+ * Takes out private keys whose beginning is cut off: everything before the end line that can be base64, newlines written as \n included. Walks back by
+ * hand, because a pattern for it takes time exponential in the length of a line.
+ */
+function withoutTailsOfKeys(text: string): string {
+  const end = /-----END [A-Z0-9 ]*PRIVATE KEY-----/g;
+  let clean = "";
+  let done = 0;
+  for (let match = end.exec(text); match !== null; match = end.exec(text)) {
+    let from = match.index;
+    while (from > done && /[A-Za-z0-9+/=\s\\]/.test(text[from - 1] ?? "")) from -= 1;
+    // A key with its beginning is the other rule's.
+    const isWhole = text.slice(done, from).endsWith("-----");
+    clean += isWhole ? text.slice(done, match.index + match[0].length) : `${text.slice(done, from)}${redacted}`;
+    done = match.index + match[0].length;
+  }
+  return clean + text.slice(done);
 }
 
 /** A value that cannot be a secret: already redacted, a path, a truth value, a small number, or nothing. */
