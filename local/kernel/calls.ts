@@ -4,6 +4,7 @@
 import { redact, redacted } from "../../core/redact.js";
 import type { Caller, Faults, Operation, Permission, Random, Service, World } from "./contract.js";
 import { AwsError, Unmodelled } from "./contract.js";
+import type { VirtualClock } from "./clock.js";
 import type { AccessControl } from "./iam.js";
 import type { AnswerContext, Decoded, WireRequest, WireResponse } from "./protocols.js";
 import { credentialOf, decode, encodeError, encodeOutput } from "./protocols.js";
@@ -59,6 +60,7 @@ const denials: Readonly<Record<string, readonly [string, number]>> = {
 const usualMilliseconds = 20;
 
 export interface CallsWorld extends World {
+  readonly clock: VirtualClock;
   readonly access: AccessControl;
   readonly services: ReadonlyMap<string, Service>;
   fail(error: Error): void;
@@ -71,6 +73,8 @@ export class Calls {
   readonly #latency: Random;
   readonly #ids: Random;
   readonly #trees = new WeakMap<object, FieldTree>();
+  /** Requests that left at this instant. */
+  #leaving: { readonly request: WireRequest; readonly origin: Origin; readonly go: () => void }[] = [];
 
   constructor(
     readonly world: CallsWorld,
@@ -87,12 +91,30 @@ export class Calls {
   /** A request of an SDK client. Never answers when the caller crashed; stops the world when nobody models what is asked. */
   async serve(request: WireRequest, origin: Origin): Promise<WireResponse> {
     try {
+      await this.#inOrder(request, origin);
       return await this.#serve(request, origin);
     } catch (error) {
       const named = error instanceof Unmodelled ? new Unmodelled(`${origin.name}: ${error.message}`) : error;
       this.world.fail(named instanceof Error ? named : new Error(String(named)));
       return await new Promise<never>(() => {});
     }
+  }
+
+  /**
+   * Requests that a handler sends at once leave in the order of their content. The order in which they get here depends on what the SDK has in its
+   * caches, and a container that is lent to a second world has them filled.
+   */
+  #inOrder(request: WireRequest, origin: Origin): Promise<void> {
+    return new Promise((go) => {
+      if (this.#leaving.length === 0) {
+        this.world.clock.atRest(() => {
+          const leaving = this.#leaving.sort((a, b) => (before(a, b) ? -1 : before(b, a) ? 1 : 0));
+          this.#leaving = [];
+          for (const each of leaving) each.go();
+        });
+      }
+      this.#leaving.push({ request, origin, go });
+    });
   }
 
   async #serve(request: WireRequest, origin: Origin): Promise<WireResponse> {
@@ -259,6 +281,16 @@ export class Calls {
       requestId,
     });
   }
+}
+
+interface Leaving {
+  readonly request: WireRequest;
+  readonly origin: Origin;
+}
+function before(a: Leaving, b: Leaving): boolean {
+  const keys = [a, b].map(({ request, origin }) => `${origin.name} ${request.method} ${request.host} ${request.path} ${request.headers["x-amz-target"] ?? ""}`);
+  const [left, right] = keys as [string, string];
+  return left === right ? Buffer.compare(a.request.body, b.request.body) < 0 : left < right;
 }
 
 type Answer = { readonly output: unknown } | { readonly error: AwsError; readonly throttled: boolean };

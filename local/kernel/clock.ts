@@ -23,6 +23,7 @@ export class VirtualClock implements Clock {
   #waiting = 0;
   readonly #heap: Entry[] = [];
   readonly #checks: (() => void)[] = [];
+  #atRest: (() => void)[] = [];
   #failure: { readonly error: unknown } | undefined;
   #running = false;
   #wake: (() => void) | undefined;
@@ -61,6 +62,12 @@ export class VirtualClock implements Clock {
     this.#checks.push(check);
   }
 
+  /** Runs `act` at this same instant, once everything that moves now has come to rest: where what came together is put into an order. */
+  atRest(act: () => void): void {
+    this.#atRest.push(act);
+    this.#wake?.();
+  }
+
   /** Ends the run that is under way, or the next one, with this error. The first error stays. */
   fail(error: unknown): void {
     this.#failure ??= { error };
@@ -80,6 +87,12 @@ export class VirtualClock implements Clock {
   /** Lets what was started outside an event come to rest. */
   async settle(): Promise<void> {
     await turn();
+    while (this.#atRest.length > 0) {
+      const acts = this.#atRest;
+      this.#atRest = [];
+      for (const act of acts) act();
+      await turn();
+    }
     this.#throwFailure();
   }
 
@@ -99,8 +112,7 @@ export class VirtualClock implements Clock {
     } catch (error) {
       this.fail(error);
     }
-    await turn();
-    this.#throwFailure();
+    await this.settle();
     for (const check of this.#checks) check();
     return true;
   }
@@ -118,8 +130,7 @@ export class VirtualClock implements Clock {
     if (this.#running) throw new Error("the clock runs already: await the run under way first");
     this.#running = true;
     try {
-      await turn();
-      this.#throwFailure();
+      await this.settle();
       const until = typeof goal === "number" ? goal : (limit.at ?? Number.POSITIVE_INFINITY);
       for (let count = 0; ; count++) {
         if (typeof goal === "function" && goal()) return "reached";
@@ -155,9 +166,9 @@ export class VirtualClock implements Clock {
           await this.step();
           continue;
         }
+        await this.settle();
         // Time passes also while nothing happens: a request from outside must not see the time of the last event.
         this.#now = Math.max(this.#now, Math.min(virtual(), next ?? Number.POSITIVE_INFINITY));
-        this.#throwFailure();
         const wait = next === undefined ? 50 : Math.min(50, Math.max(0, (next - virtual()) / options.speed));
         await this.#pause(wait, options.signal);
       }

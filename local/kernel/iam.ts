@@ -190,7 +190,10 @@ export class AccessControl {
             Object.entries(context).map(([name, value]) => [name, typeof value === "string" ? value : [...value]]),
           ),
         },
-        identityPolicies: template.policies.map(({ name, document }) => ({ name, policy: document })),
+        identityPolicies: [
+          ...template.policies.map(({ name, document }) => ({ name, policy: document })),
+          ...(policy === undefined ? [] : [{ name: "resource", policy: asIdentityPolicy(policy.document, template.arn, this.template.account) }]),
+        ],
         serviceControlPolicies: [],
         resourceControlPolicies: [],
         ...(policy === undefined ? {} : { resourcePolicy: named(policy.document) }),
@@ -204,6 +207,24 @@ export class AccessControl {
 /** In iam-policy's form of a checked policy: the simulator asks a resource policy for its name, which a plain document does not have. */
 function named(policyDocument: PolicyDocument): object {
   return { __validated: true, policyDocument, metadata: { name: "resource policy" }, errors: [] };
+}
+
+/**
+ * The statements of a resource's policy that speak of this role, as if they stood in the role's own policies: within one account a deny in either denies,
+ * and an allow in either allows (IAM user guide, "Policy evaluation logic"). A statement that allows the account itself only lets its roles' policies
+ * count, so it adds nothing here. (The simulator's entry without schema look-ups fails on a resource policy of its own.)
+ */
+function asIdentityPolicy(document: PolicyDocument, roleArn: string, account: string): PolicyDocument {
+  const statements = document.Statement.flatMap((statement) => {
+    const { Principal, ...rest } = statement as typeof statement & { readonly Principal?: unknown };
+    if ("NotPrincipal" in statement) throw new Unmodelled("NotPrincipal in a resource policy is not modelled");
+    const aws = typeof Principal === "object" && Principal !== null ? strings((Principal as { AWS?: string | string[] }).AWS) : [String(Principal)];
+    const speaksOfRole = aws.some((each) => each === "*" || each === roleArn);
+    const speaksOfAccount = aws.some((each) => each === account || each === `arn:aws:iam::${account}:root`);
+    return speaksOfRole || (speaksOfAccount && rest.Effect === "Deny") ? [rest] : [];
+  });
+  const nothing = { Effect: "Deny", Action: ["none:none"], Resource: ["none"] } as unknown as (typeof document.Statement)[number];
+  return { ...document, Statement: statements.length === 0 ? [nothing] : statements };
 }
 
 function prepare(template: Template): Prepared {
