@@ -1182,8 +1182,9 @@ export function checkAgainstStore({ file, version, present, knownVersions }: Sto
     return toFaults([error(["spec", "image", "architecture"], `${store} is empty; that version is there for another architecture only`)]);
   }
   const cniArchive = network.cni === "canal" ? imageArchive("", image.architecture) : imageArchive(network.cni, image.architecture);
-  return toFaults(
-    missing.map((name): Finding => {
+  return toFaults([
+    ...rulesOfChannel(file, version),
+    ...missing.map((name): Finding => {
       const lacks = `${name} is missing in ${store}`;
       if (name === needed.checksums) return error(path, `${lacks}: without it no download could be verified`);
       if (name === needed.bundle) return error(path, `${lacks}: it is RKE2 itself`);
@@ -1194,7 +1195,17 @@ export function checkAgainstStore({ file, version, present, knownVersions }: Sto
       const index = airGap.imageSets.findIndex((set) => imageArchive(set, image.architecture) === name);
       return error(["spec", "airGap", "imageSets", ...(index < 0 ? [] : [index])], lacks);
     }),
-  );
+  ]);
+}
+
+/** What the rules say only now, when the channel has become a version: keys, image sets and lines of support that depend on it. */
+function rulesOfChannel(file: ClusterFile, version: string): Finding[] {
+  if (file.spec.version !== undefined) return [];
+  const { channel, ...spec } = file.spec;
+  const said = new Set(rules(file).map(({ path, message }) => `${formatPath(path)} ${message}`));
+  return rules({ ...file, spec: { ...spec, version } })
+    .filter(({ path, message }) => !said.has(`${formatPath(path)} ${message}`))
+    .map((finding) => (formatPath(finding.path) === "spec.version" ? { ...finding, path: ["spec", "channel"] } : finding));
 }
 
 export interface AccountFacts {

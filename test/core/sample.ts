@@ -24,7 +24,7 @@ const good = {
   },
 };
 
-/** The file with values put at dotted paths; `undefined` takes a value out. A number in a path is an index; a key with dots goes in `Map` form. */
+/** The file with values put at dotted paths; `undefined` takes a value out. A number in a path is an index. */
 export function written(spoil: Spoil = {}): Record<string, unknown> {
   const file = structuredClone(good) as Record<string, unknown>;
   for (const [path, value] of Object.entries(spoil)) {

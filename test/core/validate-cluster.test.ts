@@ -1081,6 +1081,24 @@ describe("checking a file against the artifact store", () => {
     ).toEqual([answer]);
   });
 
+  it("applies the rules that depend on the version to the one a channel stands for", () => {
+    const file = clusterFile({
+      "spec.version": undefined,
+      "spec.channel": "v1.32",
+      "spec.rke2.config": { "write-kubeconfig-name": "prod" },
+      "spec.airGap.imageSets": ["traefik", "ingress-nginx"],
+    });
+    expect(checkCluster(file)).toEqual([]);
+    const chosen = "v1.32.9+rke2r1";
+    const { bundle, checksums, images } = archivesOfCluster(file, chosen);
+    const answers = shown(checkAgainstStore({ file, version: chosen, present: [bundle, checksums, ...images], knownVersions: [chosen] }));
+    expect(answers).toEqual([
+      "warning spec.channel: v1.32.9+rke2r1 gets no more fixes upstream: the oldest line that does is v1.33",
+      "error spec.rke2.config.write-kubeconfig-name: exists from v1.36.4 on: v1.32.9+rke2r1 would only warn and start without it",
+      expect.stringMatching(/^error spec\.airGap\.imageSets\[1\]: is no image set of v1\.32\.9\+rke2r1 for amd64/),
+    ]);
+  });
+
   it("says when the version is there for another architecture only", () => {
     expect(check({}, [])).toEqual([
       "error spec.image.architecture: the artifact store for v1.35.7+rke2r1 amd64 is empty; that version is there for another architecture only",
