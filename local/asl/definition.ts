@@ -45,7 +45,7 @@ interface Catching extends Named {
   readonly catch: readonly Catcher[];
 }
 
-export type TaskResource = "lambda:invoke" | "lambda:invoke.waitForTaskToken" | "states:startExecution" | "states:startExecution.sync:2";
+type TaskResource = "lambda:invoke" | "lambda:invoke.waitForTaskToken" | "states:startExecution" | "states:startExecution.sync:2";
 
 export interface TaskState extends Catching {
   readonly type: "Task";
@@ -54,24 +54,24 @@ export interface TaskState extends Catching {
   readonly timeoutSeconds: Template | undefined;
   readonly heartbeatSeconds: Template | undefined;
 }
-export interface ChoiceState extends Named {
+interface ChoiceState extends Named {
   readonly type: "Choice";
   readonly choices: readonly (Exit & { readonly condition: Template })[];
   /** `next` of the state itself is its Default. */
   readonly hasDefault: boolean;
 }
-export interface PassState extends Named {
+interface PassState extends Named {
   readonly type: "Pass";
 }
-export interface WaitState extends Named {
+interface WaitState extends Named {
   readonly type: "Wait";
   readonly seconds: Template | undefined;
   readonly timestamp: Template | undefined;
 }
-export interface SucceedState extends Named {
+interface SucceedState extends Named {
   readonly type: "Succeed";
 }
-export interface FailState extends Named {
+interface FailState extends Named {
   readonly type: "Fail";
   readonly error: Template | undefined;
   readonly cause: Template | undefined;
@@ -541,7 +541,7 @@ const reservedErrors = new Set([
 ]);
 
 /** Where a state may go next, in the order the definition gives. */
-export function targets(state: State): readonly string[] {
+function targets(state: State): readonly string[] {
   const caught = state.type === "Task" || state.type === "Parallel" || state.type === "Map" ? state.catch : [];
   const chosen = state.type === "Choice" ? state.choices : [];
   return [...[...chosen, ...caught, state].map((exit) => exit.next)].filter((next) => next !== undefined);

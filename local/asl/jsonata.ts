@@ -9,7 +9,7 @@ import jsonata from "jsonata";
 import type { Random } from "../kernel/contract.js";
 
 /** What an expression sees when it runs. */
-export interface Scope {
+interface Scope {
   /** Value of a workflow variable, undefined when no state has assigned it. */
   variable(name: string): unknown;
   /** `$states`. */
@@ -19,7 +19,7 @@ export interface Scope {
 }
 
 /** One fault found in an expression before it ever runs. */
-export interface ExpressionFault {
+interface ExpressionFault {
   readonly message: string;
   /** True when AWS would take it and only this runner does not. */
   readonly unmodelled: boolean;

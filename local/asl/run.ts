@@ -60,7 +60,7 @@ export interface ExecutionView {
   readonly transitions: number;
 }
 
-export type Outcome =
+type Outcome =
   | { readonly ok: true; readonly result: unknown }
   | { readonly ok: false; readonly error: string | undefined; readonly cause: string | undefined };
 
@@ -831,7 +831,7 @@ function tooLarge(what: string) {
 
 const sizes = new WeakMap<object, number>();
 /** Bytes of a value as UTF-8 JSON. Data is never changed in place, so an object is measured once. */
-export function jsonBytes(value: unknown): number {
+function jsonBytes(value: unknown): number {
   if (typeof value !== "object" || value === null) return Buffer.byteLength(JSON.stringify(value) ?? "");
   const known = sizes.get(value);
   if (known !== undefined) return known;

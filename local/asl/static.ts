@@ -290,7 +290,7 @@ function flowsOf(flow: Flow): Flow[] {
 }
 
 /** Names are the operator's words, and each state says why it is there. */
-export function missingComments(machine: Machine): string[] {
+function missingComments(machine: Machine): string[] {
   return [...everyState(machine)].filter(({ state }) => !state.comment).map(({ state }) => `${state.name}: has no Comment`);
 }
 

@@ -42,7 +42,7 @@ import {
 import type { Cloud } from "../kernel/cloud.js";
 import { AwsError, type Operation, type Permission, type Random, type Service, Unmodelled } from "../kernel/contract.js";
 
-export interface StateMachineConfig {
+interface StateMachineConfig {
   readonly arn: string;
   readonly name: string;
   /** ASL text, placeholders replaced. */

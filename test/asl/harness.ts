@@ -30,19 +30,19 @@ export interface Answer {
   /** What comes back by the task token, in order, each so many seconds after the function was called. */
   readonly callbacks?: readonly Callback[];
 }
-export type Callback = { readonly afterSeconds: number } & (
+type Callback = { readonly afterSeconds: number } & (
   | { readonly output: unknown }
   | { readonly error: string; readonly cause?: string }
   | { readonly heartbeat: true }
 );
 
-export interface ScriptedCall extends FunctionCall {
+interface ScriptedCall extends FunctionCall {
   /** 1 for the first call of this state, counted over all its entries. */
   readonly number: number;
   readonly atSeconds: number;
 }
 /** One answer for every call, one for each call in turn, or a function of the call. */
-export type Script = Answer | readonly Answer[] | ((call: ScriptedCall) => Answer);
+type Script = Answer | readonly Answer[] | ((call: ScriptedCall) => Answer);
 
 export const answers = (payload: unknown, seconds = 0): Answer => ({ payload, seconds });
 export const fails = (error: string, message = "scripted", seconds = 0): Answer => ({
@@ -70,7 +70,7 @@ export interface RunOptions {
   /** Answers of child executions, by state machine ARN. */
   readonly children?: Readonly<Record<string, Child>>;
 }
-export interface Child {
+interface Child {
   readonly status: Exclude<ExecutionStatus, "RUNNING">;
   readonly output?: unknown;
   readonly error?: string;

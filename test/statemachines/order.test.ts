@@ -1,0 +1,135 @@
+import { describe, expect, it } from "vitest";
+import { answers, completes, fails, failsLater, readMachine, runAsl, silent } from "../asl/harness.js";
+
+const input = { cluster: "prod", operation: "op-1" };
+const createdAt = "2026-01-01T00:00:00.000Z";
+
+/** What each step answers when a cluster of three servers and two groups of agents comes up without trouble. */
+const calm = {
+  "Open operation": answers({ begun: false }),
+  "Find lost nodes": answers({ instances: 1, members: 1 }),
+  "Remove lost nodes": completes({}),
+  "Create endpoint": answers({ createdAt }),
+  "Plan nodes": answers({ agents: 100 }),
+  "Decide bootstrap": answers({ mode: "bootstrap", joinAddress: "" }),
+  "Await other servers": answers({ groups: ["server-2", "server-3"] }),
+  "Prepare other servers": completes({}),
+  "Prepare first server": completes({}, 39),
+  "Start first server": completes({}, 35),
+  "Join server": completes({}, 14),
+  "Gather agents": answers({ groups: ["agents-1", "agents-2"] }),
+  "Prepare agents": completes({}, 39),
+  "Admit agents": answers({ waitSeconds: 20 }),
+  "Start agents": completes({}, 18),
+  "Verify cluster": completes({}),
+};
+const create = (more: Parameters<typeof runAsl>[1] = {}) =>
+  runAsl(readMachine("create-cluster"), { input, otherwise: answers({}), ...more, answers: { ...calm, ...more.answers } });
+const remove = (more: Parameters<typeof runAsl>[1] = {}) => runAsl(readMachine("delete-cluster"), { input, otherwise: answers({}), ...more });
+const before = (visited: readonly string[], first: string, second: string) =>
+  visited.lastIndexOf(first) >= 0 && visited.lastIndexOf(first) < visited.indexOf(second);
+const bound = 60; // billed transitions of a create at three servers and ten agents
+
+describe("deleting a cluster", () => {
+  it("takes the lease, then the nodes, then the endpoint, then sweeps, then gives the lease back", async () => {
+    const run = await remove();
+    expect(run).toMatchObject({
+      status: "SUCCEEDED",
+      visited: ["Open operation", "Terminate nodes", "Delete endpoint", "Sweep leftovers", "Close operation", "Cluster deleted"],
+    });
+  });
+  it.each(["Open operation", "Terminate nodes", "Delete endpoint", "Sweep leftovers", "Close operation"])(
+    "records the failure of '%s', and fails by its name",
+    async (state) => {
+      const run = await remove({ answers: { [state]: fails("Unsafe", "a person should look") } });
+      expect(run.visited.slice(-3)).toEqual([state, "Record failure", "Cluster not deleted"]);
+      expect(run).toMatchObject({ status: "FAILED", error: "Unsafe" });
+      expect(run.calls.at(-1)?.payload).toMatchObject({ cluster: "prod", operation: "op-1", outcome: "failed", failure: { error: "Unsafe", state } });
+    },
+  );
+  it("ends by the first failure's name even when it cannot be recorded", async () => {
+    const run = await remove({ answers: { "Terminate nodes": fails("Unsafe"), "Record failure": fails("Denied") } });
+    expect(run).toMatchObject({ status: "FAILED", error: "Unsafe" });
+  });
+});
+
+describe("creating a cluster", () => {
+  it("begins with the endpoint, since it takes longest, and ends with it", async () => {
+    const run = await create();
+    expect(run).toMatchObject({ status: "SUCCEEDED", error: undefined });
+    expect(before(run.visited, "Create endpoint", "Launch nodes")).toBe(true);
+    expect(before(run.visited, "Verify cluster", "Await endpoint")).toBe(true);
+    expect(run.visited.slice(-2)).toEqual(["Close operation", "Cluster ready"]);
+    expect(run.transitions).toBeLessThanOrEqual(bound);
+  });
+  it("decides who bootstraps before any server starts (law 1), and registers a server only when it is ready (law 4)", async () => {
+    const { visited } = await create();
+    expect(before(visited, "Decide bootstrap", "Start first server")).toBe(true);
+    expect(before(visited, "Start first server", "Register first server")).toBe(true);
+    expect(before(visited, "Register first server", "Join server")).toBe(true);
+  });
+  it("joins servers one at a time, each registered before the next joins (law 3)", async () => {
+    const run = await create();
+    const joins = run.calls
+      .filter(({ state }) => state === "Join server" || state === "Register server")
+      .map(({ state, atSeconds }) => ({ state, atSeconds }));
+    expect(joins.map(({ state }) => state)).toEqual(["Join server", "Register server", "Join server", "Register server"]);
+    expect((joins[2]?.atSeconds ?? 0) - (joins[0]?.atSeconds ?? 0)).toBe(14);
+  });
+  it("prepares agents while the first server starts", async () => {
+    const { calls } = await create();
+    const at = (state: string) => calls.find((call) => call.state === state)?.atSeconds ?? Number.NaN;
+    expect(at("Prepare agents")).toBeLessThan(at("Start first server"));
+  });
+  it("looks for lost nodes first when an earlier operation left the cluster half made", async () => {
+    const run = await create({ answers: { "Open operation": answers({ begun: true }) } });
+    expect(run.visited.slice(0, 6)).toEqual([
+      "Open operation",
+      "Was it begun before?",
+      "Find lost nodes",
+      "Are lost nodes members?",
+      "Remove lost nodes",
+      "Terminate lost nodes",
+    ]);
+    expect(run.status).toBe("SUCCEEDED");
+  });
+  it("replaces lost nodes in another pass, three passes in all, and then fails as NodeLost", async () => {
+    const run = await create({ answers: { "Join server": failsLater("NodeLost", "i-2 is gone") } });
+    expect(run.visited.filter((state) => state === "Start cluster")).toHaveLength(3);
+    expect(run.visited.filter((state) => state === "Find lost nodes")).toHaveLength(2);
+    expect(run.visited.slice(-2)).toEqual(["Record failure", "Cluster not created"]);
+    expect(run).toMatchObject({ status: "FAILED", error: "NodeLost" });
+  });
+  it("sets a group of agents aside when it fails, and lets the others go on", async () => {
+    const run = await create({ answers: { "Start agents": ({ number }) => (number === 1 ? failsLater("NodeCommandFailed") : completes({}, 18)) } });
+    expect(run.visited.filter((state) => state === "Agents set aside")).toHaveLength(1);
+    expect(run.status).toBe("SUCCEEDED");
+  });
+  it("asks a node command again when its heartbeat stops, with a new token", async () => {
+    const run = await create({ answers: { "Start first server": ({ number }) => (number === 1 ? silent : completes({}, 1)) } });
+    const asked = run.calls.filter(({ state }) => state === "Start first server");
+    expect(asked).toHaveLength(2);
+    expect((asked[1]?.atSeconds ?? 0) - (asked[0]?.atSeconds ?? 0)).toBe(181);
+    const tokens = asked.map(({ payload }) => (payload as { taskToken: string }).taskToken);
+    expect(new Set(tokens).size).toBe(2);
+    expect(run.status).toBe("SUCCEEDED");
+  });
+  it.each([
+    "Open operation",
+    "Create endpoint",
+    "Create credentials",
+    "Plan nodes",
+    "Launch nodes",
+    "Await first server",
+    "Decide bootstrap",
+    "Register first server",
+    "Store kubeconfig",
+    "Await endpoint",
+    "Close operation",
+  ])("records the failure of '%s', and fails by its name", async (state) => {
+    const run = await create({ answers: { [state]: fails("Unsafe", "a person should look") } });
+    expect(run.visited.slice(-2)).toEqual(["Record failure", "Cluster not created"]);
+    expect(run).toMatchObject({ status: "FAILED", error: "Unsafe" });
+    expect(run.calls.at(-1)?.payload).toMatchObject({ outcome: "failed", failure: { error: "Unsafe" } });
+  });
+});
