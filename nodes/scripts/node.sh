@@ -121,9 +121,12 @@ report() {
   printf '%s\n' "$1" >&3
 }
 
+# Leaves REPLY as it was: a line for a person is no step of the work.
 log() {
+  local -r kept="${REPLY-}"
   redact "$1"
   printf '%s: %s\n' "$command_name" "$REPLY" >&2
+  REPLY="$kept"
 }
 
 # JSON string of a text into REPLY, ASCII alone: a multi-byte character cut in half would spoil the line.

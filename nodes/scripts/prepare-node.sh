@@ -274,6 +274,7 @@ free_bytes() {
   text="$(df --output=avail --block-size=1 "${place:-/}")"
   text="${text##*$'\n'}"
   REPLY="${text//[^0-9]/}"
+  [[ -n $REPLY ]]
 }
 
 # An archive is unpacked into containerd at three times its size, and etcd must never meet a full disk.

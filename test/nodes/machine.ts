@@ -21,7 +21,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { expect } from "vitest";
+import { expect, vi } from "vitest";
 import {
   type DeliveryEntry,
   deliveryLine,
@@ -34,6 +34,9 @@ import {
   nodePaths,
 } from "../../core/node-commands.js";
 import { buildDocuments } from "../../nodes/documents.js";
+
+/** A run is some hundred processes: quick, but not on a machine that is busy. */
+vi.setConfig({ testTimeout: 120_000 });
 
 export const version = "v1.35.7+rke2r1";
 export const instanceId = "i-0a1b2c3d4e5f60718";
@@ -92,7 +95,15 @@ export class Machine {
       const path = join(this.#top, "scripts", command);
       writeFileSync(path, documents[command].content.mainSteps[0].inputs.runCommand.join("\n"), { mode: 0o700 });
     }
-    this.say({ clock: "1795000000", "store-time": "1795000100", machine: "x86_64", uid: "0", free: String(60 * 2 ** 30), selinux: "Disabled" });
+    this.say({
+      clock: "1795000000",
+      "store-time": "1795000100",
+      machine: "x86_64",
+      uid: "0",
+      free: String(60 * 2 ** 30),
+      selinux: "Disabled",
+      hurry: "1",
+    });
     this.say({ "metadata/instance-id": instanceId, "metadata/local-ipv4": this.address });
     this.write({
       "/run/systemd/system/.keep": "",
@@ -306,7 +317,7 @@ export function makeRelease(options: { version?: string; architecture?: "amd64" 
     writeFileSync(join(directory, path), text, { mode });
   }
   const bundle = `rke2.linux-${architecture}.tar.gz`;
-  const packed = spawnSync("tar", ["--create", "--gzip", `--file=${bundle}`, "bin", "lib", "share"], { cwd: directory });
+  const packed = spawnSync("tar", ["--create", "--gzip", "--sort=name", "--mtime=@0", `--file=${bundle}`, "bin", "lib", "share"], { cwd: directory });
   expect(packed.status).toBe(0);
   const release: Record<string, Buffer> = {
     [bundle]: readFileSync(join(directory, bundle)),
