@@ -50,6 +50,7 @@ import model from "../../core/latency-model.json" with { type: "json" };
 import { AwsError, type Operation, type Permission, type Service, Unmodelled, type World } from "../kernel/contract.js";
 import type { NodeDriver, Platform } from "../nodes/contract.js";
 import { type InstanceTypeModel, instanceTypes } from "./instance-types.js";
+import { volumePermissions } from "./kms.js";
 import { allow, arn, fields, Ids, meets, page, passes, requestTagContext, resourceTagContext, tagList, tagRecord } from "./requests.js";
 
 export type InstanceLife = "pending" | "running" | "shutting-down" | "terminated";
@@ -295,7 +296,8 @@ interface State {
   tokens: Map<string, TokenRecord>;
   subnets: Map<string, SubnetUse>;
   buckets: Map<string, { left: number; atMs: number }>;
-  noRoomUntilMs: Map<string, number>;
+  /** Type and zone without room; `rate` is the fault's at that time. */
+  full: Map<string, { readonly untilMs: number; readonly rate: number }>;
 }
 
 const seconds = 1000;
@@ -336,7 +338,7 @@ export function createEc2(world: World): Ec2 {
     tokens: new Map(),
     subnets: new Map(),
     buckets: new Map(),
-    noRoomUntilMs: new Map(),
+    full: new Map(),
   };
   let idSource = ids;
   let runningVcpus = 0;
@@ -696,13 +698,17 @@ export function createEc2(world: World): Ec2 {
     return { ReservationId: records[0]?.reservationId ?? "", OwnerId: world.account, Groups: [], Instances: records.map(describeInstance) };
   }
 
-  /** How many of a type a zone takes now. Without room it stays so for some minutes, which is why a ladder of types and zones is worth having. */
+  /**
+   * How many of a type a zone takes now. Without room it stays so for some minutes, which is why a ladder of types and zones is worth having; once the
+   * world's faults are healed there is room again.
+   */
   function roomFor(type: string, zone: string, wanted: number): number {
     const place = `${type} in ${zone}`;
-    if (world.faults.rates.capacityError === 0) return wanted;
-    if ((state.noRoomUntilMs.get(place) ?? 0) > now()) return 0;
+    const rate = world.faults.rates.capacityError;
+    const full = state.full.get(place);
+    if (full !== undefined && full.untilMs > now() && !(full.rate > 0 && rate === 0)) return 0;
     if (!world.faults.strike("capacityError", place)) return wanted;
-    state.noRoomUntilMs.set(place, now() + (60 + random.next() * 540) * seconds);
+    state.full.set(place, { untilMs: now() + (60 + random.next() * 540) * seconds, rate });
     return random.integer(wanted);
   }
 
@@ -887,30 +893,20 @@ export function createEc2(world: World): Ec2 {
     };
   }
 
-  function instanceFilter(record: InstanceRecord, name: string): readonly string[] | undefined {
-    switch (name) {
-      case "instance-id":
-        return [record.id];
-      case "instance-state-name":
-        return [record.life];
-      case "client-token":
-        return record.token === undefined ? [] : [record.token];
-      case "instance-type":
-        return [record.type];
-      case "vpc-id":
-        return [subnetOf(record.subnetId).vpcId];
-      case "subnet-id":
-        return [record.subnetId];
-      case "availability-zone":
-        return [subnetOf(record.subnetId).zone];
-      case "private-ip-address":
-        return [record.address];
-      case "instance.group-id":
-      case "network-interface.group-id":
-        return record.groups;
-      default:
-        return undefined;
-    }
+  function filterValues(record: InstanceRecord): Readonly<Record<string, readonly string[]>> {
+    const { vpcId, zone } = subnetOf(record.subnetId);
+    return {
+      "instance-id": [record.id],
+      "instance-state-name": [record.life],
+      "client-token": record.token === undefined ? [] : [record.token],
+      "instance-type": [record.type],
+      "vpc-id": [vpcId],
+      "subnet-id": [record.subnetId],
+      "availability-zone": [zone],
+      "private-ip-address": [record.address],
+      "instance.group-id": record.groups,
+      "network-interface.group-id": record.groups,
+    };
   }
 
   /** Instances that could pass the filters, in launch order, without a walk over all of them where an index serves. */
@@ -944,11 +940,11 @@ export function createEc2(world: World): Ec2 {
       if (input.MaxResults !== undefined) {
         throw new AwsError("InvalidParameterCombination", "The parameter instancesSet cannot be used with the parameter maxResults");
       }
-      records = findAll(input.InstanceIds).filter((record) => passes(input.Filters, record.tags, (name) => instanceFilter(record, name)));
+      records = findAll(input.InstanceIds).filter((record) => passes(input.Filters, record.tags, filterValues(record)));
     } else {
       records = [];
       for (const record of candidates(input.Filters)) {
-        if (record.visibleAtMs <= at && passes(input.Filters, record.tags, (name) => instanceFilter(record, name))) records.push(record);
+        if (record.visibleAtMs <= at && passes(input.Filters, record.tags, filterValues(record))) records.push(record);
       }
     }
     const size = pageSize(input.MaxResults, 5, 1000);
@@ -1271,6 +1267,8 @@ export function createEc2(world: World): Ec2 {
     const subnetId = input.SubnetId ?? network?.SubnetId;
     const groups = input.SecurityGroupIds ?? network?.Groups ?? [];
     const subnetTags = subnetIndex.get(subnetId ?? "")?.tags ?? {};
+    const isEncrypted = (input.BlockDeviceMappings ?? []).every((mapping) => mapping.Ebs?.Encrypted === true);
+    const volume = { "ec2:Encrypted": String(isEncrypted && input.BlockDeviceMappings !== undefined) };
     const made = {
       instance: "instance/*",
       volume: "volume/*",
@@ -1284,7 +1282,7 @@ export function createEc2(world: World): Ec2 {
         {},
         ...(input.TagSpecifications ?? []).filter((each) => each.ResourceType === kind).map((each) => tagRecord(each.Tags)),
       );
-      const context = { ...requestTagContext(tags), ...(kind === "instance" ? options : {}) };
+      const context = { ...requestTagContext(tags), ...(kind === "instance" ? options : kind === "volume" ? volume : {}) };
       needed.push(...allow("ec2:RunInstances", [arn(world, "ec2", resource)], context));
       if (Object.keys(tags).length > 0) {
         needed.push(...allow("ec2:CreateTags", [arn(world, "ec2", resource)], { ...requestTagContext(tags), "ec2:CreateAction": "RunInstances" }));
@@ -1303,9 +1301,7 @@ export function createEc2(world: World): Ec2 {
       const key = mapping.Ebs?.KmsKeyId;
       if (key === undefined) continue;
       // At AWS the launch answers 200 and the instance dies with Client.InternalError; refused here at once, which is easier to find.
-      const through = { "kms:ViaService": `ec2.${world.region}.amazonaws.com` };
-      needed.push(...["kms:GenerateDataKeyWithoutPlaintext", "kms:Decrypt", "kms:DescribeKey"].flatMap((action) => allow(action, [key], through)));
-      needed.push(...allow("kms:CreateGrant", [key], { ...through, "kms:GrantIsForAWSResource": "true" }));
+      needed.push(...volumePermissions(key, world.region));
     }
     return needed;
   }
@@ -1369,9 +1365,7 @@ export function createEc2(world: World): Ec2 {
         const all = [...subnetIndex.values()].filter(
           (subnet) =>
             (input.SubnetIds === undefined || input.SubnetIds.length === 0 || input.SubnetIds.includes(subnet.id)) &&
-            passes(input.Filters, subnet.tags, (name) =>
-              name === "subnet-id" ? [subnet.id] : name === "vpc-id" ? [subnet.vpcId] : name === "availability-zone" ? [subnet.zone] : undefined,
-            ),
+            passes(input.Filters, subnet.tags, { "subnet-id": [subnet.id], "vpc-id": [subnet.vpcId], "availability-zone": [subnet.zone] }),
         );
         const shown = paged(all, input);
         return {
@@ -1402,7 +1396,7 @@ export function createEc2(world: World): Ec2 {
         const all = [...networks.values()].filter(
           (network) =>
             (input.VpcIds === undefined || input.VpcIds.length === 0 || input.VpcIds.includes(network.vpcId)) &&
-            passes(input.Filters, network.tags ?? {}, (name) => (name === "vpc-id" ? [network.vpcId] : name === "cidr" ? [network.cidr] : undefined)),
+            passes(input.Filters, network.tags ?? {}, { "vpc-id": [network.vpcId], cidr: [network.cidr] }),
         );
         const shown = paged(all, input);
         return {
@@ -1431,17 +1425,7 @@ export function createEc2(world: World): Ec2 {
           (image) =>
             (input.ImageIds === undefined || input.ImageIds.length === 0 || input.ImageIds.includes(image.id)) &&
             (input.Owners === undefined || input.Owners.length === 0 || input.Owners.some((owner) => (aliases[owner] ?? owner) === image.owner)) &&
-            passes(input.Filters, {}, (name) =>
-              name === "name"
-                ? [image.name]
-                : name === "architecture"
-                  ? [image.architecture]
-                  : name === "image-id"
-                    ? [image.id]
-                    : name === "state"
-                      ? ["available"]
-                      : undefined,
-            ),
+            passes(input.Filters, {}, { name: [image.name], architecture: [image.architecture], "image-id": [image.id], state: ["available"] }),
         );
         const shown = paged(all, input);
         return {
@@ -1480,14 +1464,14 @@ export function createEc2(world: World): Ec2 {
         const all = [...instanceTypes.values()].filter(
           (type) =>
             (wanted.length === 0 || wanted.includes(type.name)) &&
-            passes(input.Filters, {}, (name) =>
-              name === "instance-type"
-                ? [type.name]
-                : name === "processor-info.supported-architecture"
-                  ? [type.architecture]
-                  : name === "current-generation"
-                    ? [String(type.currentGeneration)]
-                    : undefined,
+            passes(
+              input.Filters,
+              {},
+              {
+                "instance-type": [type.name],
+                "processor-info.supported-architecture": [type.architecture],
+                "current-generation": [String(type.currentGeneration)],
+              },
             ),
         );
         const shown = paged(all, input, 100);
@@ -1521,9 +1505,7 @@ export function createEc2(world: World): Ec2 {
                 location,
               })),
             )
-            .filter(({ type, location }) =>
-              passes(input.Filters, {}, (name) => (name === "instance-type" ? [type.name] : name === "location" ? [location] : undefined)),
-            );
+            .filter(({ type, location }) => passes(input.Filters, {}, { "instance-type": [type.name], location: [location] }));
           const shown = paged(all, input);
           return {
             InstanceTypeOfferings: shown.items.map(({ type, location }) => ({
@@ -1591,17 +1573,12 @@ export function createEc2(world: World): Ec2 {
         const all = [...state.groups.values()].filter(
           (group) =>
             (input.GroupIds === undefined || input.GroupIds.length === 0 || input.GroupIds.includes(group.id)) &&
-            passes(input.Filters, group.tags, (name) =>
-              name === "group-name"
-                ? [group.name]
-                : name === "group-id"
-                  ? [group.id]
-                  : name === "vpc-id"
-                    ? [group.vpcId]
-                    : name === "description"
-                      ? [group.description]
-                      : undefined,
-            ),
+            passes(input.Filters, group.tags, {
+              "group-name": [group.name],
+              "group-id": [group.id],
+              "vpc-id": [group.vpcId],
+              description: [group.description],
+            }),
         );
         const shown = page(all, (group) => group.order, {
           size: pageSize(input.MaxResults, 5, 1000),
@@ -1640,27 +1617,16 @@ export function createEc2(world: World): Ec2 {
         const all = [...state.interfaces.values()].filter(
           (each) =>
             (input.NetworkInterfaceIds === undefined || input.NetworkInterfaceIds.length === 0 || input.NetworkInterfaceIds.includes(each.id)) &&
-            passes(input.Filters, each.tags, (name) =>
-              name === "group-id"
-                ? each.groups
-                : name === "network-interface-id"
-                  ? [each.id]
-                  : name === "subnet-id"
-                    ? [each.subnetId]
-                    : name === "vpc-id"
-                      ? [subnetOf(each.subnetId).vpcId]
-                      : name === "description"
-                        ? [each.description]
-                        : name === "attachment.instance-id"
-                          ? each.managed
-                            ? []
-                            : [each.owner]
-                          : name === "status"
-                            ? ["in-use"]
-                            : name === "requester-managed"
-                              ? [String(each.managed)]
-                              : undefined,
-            ),
+            passes(input.Filters, each.tags, {
+              "group-id": each.groups,
+              "network-interface-id": [each.id],
+              "subnet-id": [each.subnetId],
+              "vpc-id": [subnetOf(each.subnetId).vpcId],
+              description: [each.description],
+              "attachment.instance-id": each.managed ? [] : [each.owner],
+              status: ["in-use"],
+              "requester-managed": [String(each.managed)],
+            }),
         );
         const shown = page(all, (each) => each.order, {
           size: pageSize(input.MaxResults, 5, 1000),
@@ -1697,19 +1663,12 @@ export function createEc2(world: World): Ec2 {
         const all = [...state.volumes.values()].filter(
           (volume) =>
             (input.VolumeIds === undefined || input.VolumeIds.length === 0 || input.VolumeIds.includes(volume.id)) &&
-            passes(input.Filters, volume.tags, (name) =>
-              name === "volume-id"
-                ? [volume.id]
-                : name === "status"
-                  ? [volume.instanceId === undefined ? "available" : "in-use"]
-                  : name === "attachment.instance-id"
-                    ? volume.instanceId === undefined
-                      ? []
-                      : [volume.instanceId]
-                    : name === "availability-zone"
-                      ? [volume.zone]
-                      : undefined,
-            ),
+            passes(input.Filters, volume.tags, {
+              "volume-id": [volume.id],
+              status: [volume.instanceId === undefined ? "available" : "in-use"],
+              "attachment.instance-id": volume.instanceId === undefined ? [] : [volume.instanceId],
+              "availability-zone": [volume.zone],
+            }),
         );
         const shown = page(all, (volume) => volume.order, {
           size: pageSize(input.MaxResults, 5, 1000),

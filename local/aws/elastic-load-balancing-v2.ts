@@ -193,7 +193,11 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
       return subnet;
     });
     const zones = subnets.map((subnet) => subnet.zone);
-    if (new Set(zones).size < zones.length) throw new AwsError("InvalidConfigurationRequestException", "A load balancer cannot be attached to multiple subnets in the same Availability Zone");
+    if (new Set(zones).size < zones.length)
+      throw new AwsError(
+        "InvalidConfigurationRequestException",
+        "A load balancer cannot be attached to multiple subnets in the same Availability Zone",
+      );
     const [vpcId = "", ...otherVpcs] = [...new Set(subnets.map((subnet) => subnet.vpcId))];
     if (otherVpcs.length > 0) throw new AwsError("InvalidSubnetException", "All subnets must belong to the same VPC");
     const groups = input.SecurityGroups ?? [];
@@ -395,7 +399,13 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
       .filter((use) => use.balancer.zones.includes(instance.zone));
     if (uses.length === 0) {
       const attached = listenersOf((each) => each.targetGroupArn === group.arn).length > 0;
-      return health("unused", "Target.NotInUse", attached ? "Target is in an Availability Zone that is not enabled for the load balancer" : "Target group is not configured to receive traffic from the load balancer");
+      return health(
+        "unused",
+        "Target.NotInUse",
+        attached
+          ? "Target is in an Availability Zone that is not enabled for the load balancer"
+          : "Target group is not configured to receive traffic from the load balancer",
+      );
     }
     const checksAt = Math.min(
       ...uses.map(({ since, balancer }) => {
@@ -446,7 +456,8 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
     const [action, ...more] = input.DefaultActions ?? [];
     if (action?.Type !== "forward" || more.length > 0) throw new Unmodelled("a listener that does anything but forward to one target group");
     const group = targetGroup(action.TargetGroupArn);
-    if (group.vpcId !== balancer.vpcId) throw new AwsError("InvalidConfigurationRequestException", "The target group and the load balancer are in different VPCs");
+    if (group.vpcId !== balancer.vpcId)
+      throw new AwsError("InvalidConfigurationRequestException", "The target group and the load balancer are in different VPCs");
     const tags = checkTags(input.Tags);
     const existing = listenersOf((each) => each.loadBalancerArn === balancer.arn && each.port === port)[0];
     if (existing !== undefined) {
@@ -455,7 +466,10 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
     }
     const elsewhere = listenersOf((each) => each.targetGroupArn === group.arn && each.loadBalancerArn !== balancer.arn);
     if (elsewhere.length > 0) {
-      throw new AwsError("TargetGroupAssociationLimitException", `The following target groups cannot be associated with more than one load balancer: ${group.arn}`);
+      throw new AwsError(
+        "TargetGroupAssociationLimitException",
+        `The following target groups cannot be associated with more than one load balancer: ${group.arn}`,
+      );
     }
     const record: ListenerRecord = {
       arn: `${prefix}listener/net/${balancer.name}/${balancer.id}/${idSource.hex("listener", 16)}`,
@@ -499,16 +513,28 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
     input: { readonly PageSize?: number | undefined; readonly Marker?: string | undefined },
     wanted: (record: Record) => boolean,
   ) {
-    if (input.PageSize !== undefined && !(input.PageSize >= 1 && input.PageSize <= 400)) throw invalid(`PageSize ${input.PageSize} is not between 1 and 400`);
-    const shown = page([...records].filter(wanted), (record) => record.order, { size: input.PageSize ?? 400, token: input.Marker, badToken: "ValidationError" });
+    if (input.PageSize !== undefined && !(input.PageSize >= 1 && input.PageSize <= 400))
+      throw invalid(`PageSize ${input.PageSize} is not between 1 and 400`);
+    const shown = page([...records].filter(wanted), (record) => record.order, {
+      size: input.PageSize ?? 400,
+      token: input.Marker,
+      badToken: "ValidationError",
+    });
     return { items: shown.items, more: shown.nextToken === undefined ? {} : { NextMarker: shown.nextToken } };
   }
 
   /** Keeps the records that the ids or the names ask for; each of them must exist. */
-  function chosen(ids: readonly string[] | undefined, names: readonly string[] | undefined, known: ReadonlySet<string>, knownNames: ReadonlySet<string>, missing: AwsError) {
+  function chosen(
+    ids: readonly string[] | undefined,
+    names: readonly string[] | undefined,
+    known: ReadonlySet<string>,
+    knownNames: ReadonlySet<string>,
+    missing: AwsError,
+  ) {
     if ((ids ?? []).some((id) => !known.has(id)) || (names ?? []).some((name) => !knownNames.has(name))) throw missing;
     return (record: { readonly arn: string; readonly name: string }) =>
-      (ids === undefined || ids.length === 0 || ids.includes(record.arn)) && (names === undefined || names.length === 0 || names.includes(record.name));
+      (ids === undefined || ids.length === 0 || ids.includes(record.arn)) &&
+      (names === undefined || names.length === 0 || names.includes(record.name));
   }
 
   function operation<Input, Output>(
@@ -530,12 +556,23 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
   }
   /** On one resource that exists, or would. */
   const on = (name: string, arn: string | undefined, requestTags?: readonly Tag[]) =>
-    allow(`elasticloadbalancing:${name}`, [arn ?? "*"], { ...resourceTagContext("elasticloadbalancing", tagsOf(arn)), ...requestTagContext(tagRecord(requestTags)) });
-  const creating = (name: string, resource: string, requestTags: readonly Tag[] | undefined, extra: Readonly<Record<string, string | readonly string[]>> = {}) => [
+    allow(`elasticloadbalancing:${name}`, [arn ?? "*"], {
+      ...resourceTagContext("elasticloadbalancing", tagsOf(arn)),
+      ...requestTagContext(tagRecord(requestTags)),
+    });
+  const creating = (
+    name: string,
+    resource: string,
+    requestTags: readonly Tag[] | undefined,
+    extra: Readonly<Record<string, string | readonly string[]>> = {},
+  ) => [
     ...allow(`elasticloadbalancing:${name}`, [resource], { ...requestTagContext(tagRecord(requestTags)), ...extra }),
     ...(requestTags === undefined || requestTags.length === 0
       ? []
-      : allow("elasticloadbalancing:AddTags", [resource], { ...requestTagContext(tagRecord(requestTags)), "elasticloadbalancing:CreateAction": name })),
+      : allow("elasticloadbalancing:AddTags", [resource], {
+          ...requestTagContext(tagRecord(requestTags)),
+          "elasticloadbalancing:CreateAction": name,
+        })),
   ];
 
   const operations = {
@@ -617,7 +654,11 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
         const wanted = chosen(input.TargetGroupArns, input.Names, new Set(state.targetGroups.keys()), names, missing);
         const balancer = input.LoadBalancerArn === undefined ? undefined : loadBalancer(input.LoadBalancerArn);
         const ofBalancer = new Set(listenersOf((each) => each.loadBalancerArn === balancer?.arn).map((each) => each.targetGroupArn));
-        const shown = describe(state.targetGroups.values(), input, (record) => wanted(record) && (balancer === undefined || ofBalancer.has(record.arn)));
+        const shown = describe(
+          state.targetGroups.values(),
+          input,
+          (record) => wanted(record) && (balancer === undefined || ofBalancer.has(record.arn)),
+        );
         return { TargetGroups: shown.items.map(describeTargetGroup), ...shown.more };
       },
     }),
@@ -636,7 +677,10 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
           ...on("CreateListener", input.LoadBalancerArn, input.Tags),
           ...(input.Tags === undefined || input.Tags.length === 0
             ? []
-            : allow("elasticloadbalancing:AddTags", [`${made}/*`], { ...requestTagContext(tagRecord(input.Tags)), "elasticloadbalancing:CreateAction": "CreateListener" })),
+            : allow("elasticloadbalancing:AddTags", [`${made}/*`], {
+                ...requestTagContext(tagRecord(input.Tags)),
+                "elasticloadbalancing:CreateAction": "CreateListener",
+              })),
         ];
       },
       call: createListener,
@@ -649,7 +693,9 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
         const shown = describe(
           state.listeners.values(),
           input,
-          (record) => (input.ListenerArns === undefined || input.ListenerArns.includes(record.arn)) && (balancer === undefined || record.loadBalancerArn === balancer.arn),
+          (record) =>
+            (input.ListenerArns === undefined || input.ListenerArns.includes(record.arn)) &&
+            (balancer === undefined || record.loadBalancerArn === balancer.arn),
         );
         return { Listeners: shown.items.map(describeListener), ...shown.more };
       },
@@ -687,7 +733,8 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
         const tags = checkTags(input.Tags);
         const records = (input.ResourceArns ?? []).map(tagged);
         for (const record of records) {
-          if (Object.keys({ ...record.tags, ...tags }).length > 50) throw new AwsError("TooManyTagsException", "The maximum number of tags has been reached");
+          if (Object.keys({ ...record.tags, ...tags }).length > 50)
+            throw new AwsError("TooManyTagsException", "The maximum number of tags has been reached");
         }
         for (const record of records) record.tags = { ...record.tags, ...tags };
         return {};
@@ -742,7 +789,8 @@ function invalid(message: string): AwsError {
 function checkName(name: string | undefined, what: string): string {
   if (name === undefined || name === "") throw invalid(`A ${what} name must be specified`);
   if (name.length > 32) throw invalid(`The ${what} name '${name}' cannot be longer than '32' characters`);
-  if (!/^[A-Za-z0-9-]+$/.test(name)) throw invalid(`The ${what} name '${name}' can only contain characters that are alphanumeric characters and hyphens(-)`);
+  if (!/^[A-Za-z0-9-]+$/.test(name))
+    throw invalid(`The ${what} name '${name}' can only contain characters that are alphanumeric characters and hyphens(-)`);
   if (name.startsWith("-") || name.endsWith("-")) throw invalid(`The ${what} name '${name}' cannot begin or end with a hyphen(-)`);
   return name;
 }
@@ -792,15 +840,18 @@ function healthCheckOf(input: CreateTargetGroupInput): HealthCheck {
   if (!web && (input.HealthCheckPath !== undefined || input.Matcher !== undefined)) {
     throw new AwsError("InvalidConfigurationRequestException", "Health check path and matcher are not supported for health checks with protocol TCP");
   }
-  if (input.HealthCheckPath !== undefined && !/^\/.{0,1023}$/.test(input.HealthCheckPath)) throw invalid(`Health check path '${input.HealthCheckPath}' must begin with a '/'`);
+  if (input.HealthCheckPath !== undefined && !/^\/.{0,1023}$/.test(input.HealthCheckPath))
+    throw invalid(`Health check path '${input.HealthCheckPath}' must begin with a '/'`);
   const matcher = web ? (input.Matcher?.HttpCode ?? "200-399") : undefined;
   const codes = (matcher ?? "").split(/[-,]/).map(Number);
-  if (web && !codes.every((code) => code >= 200 && code <= 599)) throw invalid(`Health check matcher HTTP code '${matcher}' must be within '200-599' inclusive`);
+  if (web && !codes.every((code) => code >= 200 && code <= 599))
+    throw invalid(`Health check matcher HTTP code '${matcher}' must be within '200-599' inclusive`);
   const port = input.HealthCheckPort ?? "traffic-port";
   if (port !== "traffic-port") checkPort(Number(port));
   const intervalSeconds = between(input.HealthCheckIntervalSeconds ?? 30, 5, 300, "Health check interval");
   const timeoutSeconds = between(input.HealthCheckTimeoutSeconds ?? (protocol === "HTTP" ? 6 : 10), 2, 120, "Health check timeout");
-  if (timeoutSeconds >= intervalSeconds && intervalSeconds !== 10) throw invalid(`Health check timeout '${timeoutSeconds}' must be smaller than the interval '${intervalSeconds}'`);
+  if (timeoutSeconds >= intervalSeconds && intervalSeconds !== 10)
+    throw invalid(`Health check timeout '${timeoutSeconds}' must be smaller than the interval '${intervalSeconds}'`);
   return {
     protocol,
     port,

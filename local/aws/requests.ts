@@ -83,11 +83,11 @@ export interface FilterLike {
   readonly Values?: readonly string[] | undefined;
 }
 
-/** Whether a resource passes every filter. `read` answers the values of a filter's name, or undefined where the model does not know the name. */
+/** Whether a resource passes every filter. `values` has what a filter's name stands for; a name that is not there is not modelled. */
 export function passes(
   filters: readonly FilterLike[] | undefined,
   tags: Readonly<Record<string, string>>,
-  read: (name: string) => readonly string[] | undefined,
+  values: Readonly<Record<string, readonly string[]>>,
 ): boolean {
   return (filters ?? []).every((filter) => {
     const name = filter.Name ?? "";
@@ -97,9 +97,9 @@ export function passes(
       return value !== undefined && meets(value, wanted);
     }
     if (name === "tag-key") return Object.keys(tags).some((key) => meets(key, wanted));
-    const values = read(name);
-    if (values === undefined) throw new Unmodelled(`filter ${name} is not modelled`);
-    return values.some((value) => meets(value, wanted));
+    const found = values[name];
+    if (found === undefined) throw new Unmodelled(`filter ${name} is not modelled`);
+    return found.some((value) => meets(value, wanted));
   });
 }
 

@@ -40,7 +40,12 @@ export interface Ssm extends Service, InstanceListener {
   addDocument(document: { readonly name: string; readonly content: DocumentContent; readonly tags?: Readonly<Record<string, string>> }): void;
   addParameter(parameter: { readonly name: string; readonly value: string; readonly type?: "String" | "StringList" }): void;
   /** Commands sent so far, the oldest first, with the instances each reached: for checks and timelines. */
-  history(): readonly { readonly commandId: string; readonly documentName: string; readonly instanceIds: readonly string[]; readonly sentAtMs: number }[];
+  history(): readonly {
+    readonly commandId: string;
+    readonly documentName: string;
+    readonly instanceIds: readonly string[];
+    readonly sentAtMs: number;
+  }[];
 }
 
 /** What the template says, where the world was booted from one. */
@@ -64,7 +69,17 @@ interface ManagedInstance {
 
 type InvocationStatus = "Pending" | "InProgress" | "Success" | "Failed" | "TimedOut" | "Cancelling" | "Cancelled";
 /** Without spaces; `details` puts them in where AWS writes them. */
-type StatusDetails = "Pending" | "InProgress" | "Success" | "Failed" | "DeliveryTimedOut" | "ExecutionTimedOut" | "Cancelling" | "Cancelled" | "Terminated" | "Incomplete";
+type StatusDetails =
+  | "Pending"
+  | "InProgress"
+  | "Success"
+  | "Failed"
+  | "DeliveryTimedOut"
+  | "ExecutionTimedOut"
+  | "Cancelling"
+  | "Cancelled"
+  | "Terminated"
+  | "Incomplete";
 
 interface InvocationRecord {
   readonly instanceId: string;
@@ -206,7 +221,8 @@ export function createSsm(world: World & FromTemplate): Ssm {
       throw new AwsError("ValidationException", "Filters and InstanceInformationFilterList cannot be used together");
     }
     for (const { key, values } of asked) {
-      if (values.length < 1 || values.length > 100) throw new AwsError("InvalidFilterValue", `Filter ${key} takes 1 to 100 values, not ${values.length}`);
+      if (values.length < 1 || values.length > 100)
+        throw new AwsError("InvalidFilterValue", `Filter ${key} takes 1 to 100 values, not ${values.length}`);
     }
     const size = pageSize(input.MaxResults, 5, 50) ?? 10;
     // The narrowest way in: by id or by tag, else all.
@@ -256,22 +272,38 @@ export function createSsm(world: World & FromTemplate): Ssm {
     }
     const ids = input.InstanceIds ?? [];
     if (ids.length === 0) throw new AwsError("InvalidInstanceId", "No instance ids: targets are not given either.");
-    if (ids.length > 50) throw new AwsError("ValidationException", "1 validation error detected: Value at 'instanceIds' failed to satisfy constraint: Member must have length less than or equal to 50");
+    if (ids.length > 50)
+      throw new AwsError(
+        "ValidationException",
+        "1 validation error detected: Value at 'instanceIds' failed to satisfy constraint: Member must have length less than or equal to 50",
+      );
     if (new Set(ids).size < ids.length) throw new AwsError("DuplicateInstanceId", "You can't specify an instance ID in more than one association.");
-    if ((input.Comment ?? "").length > 100) throw new AwsError("ValidationException", "1 validation error detected: Value at 'comment' failed to satisfy constraint: Member must have length less than or equal to 100");
+    if ((input.Comment ?? "").length > 100)
+      throw new AwsError(
+        "ValidationException",
+        "1 validation error detected: Value at 'comment' failed to satisfy constraint: Member must have length less than or equal to 100",
+      );
     const timeoutSeconds = input.TimeoutSeconds ?? 3600;
     if (!(timeoutSeconds >= 30 && timeoutSeconds <= 2_592_000)) {
-      throw new AwsError("ValidationException", "1 validation error detected: Value at 'timeoutSeconds' failed to satisfy constraint: Member must have value between 30 and 2592000");
+      throw new AwsError(
+        "ValidationException",
+        "1 validation error detected: Value at 'timeoutSeconds' failed to satisfy constraint: Member must have value between 30 and 2592000",
+      );
     }
     const maxConcurrency = checkShare(input.MaxConcurrency ?? "50", "maxConcurrency", 1);
     const maxErrors = checkShare(input.MaxErrors ?? "0", "maxErrors", 0);
     const given = (input.Parameters ?? {}) as Record<string, string[]>;
     const values = checkParameters(document.content, given);
-    const bytes = Buffer.byteLength(document.text) + Object.values(given).flat().reduce((sum, value) => sum + Buffer.byteLength(value), 0);
+    const bytes =
+      Buffer.byteLength(document.text) +
+      Object.values(given)
+        .flat()
+        .reduce((sum, value) => sum + Buffer.byteLength(value), 0);
     if (bytes > commandBytes) throw new AwsError("MaxDocumentSizeExceeded", "The size limit of a document is 64 KB, its parameter values included.");
     // Last, as it depends on the world and not on the request: instances that are not registered, or on their way out.
     const unknown = ids.filter((id) => !isRegistered(id));
-    if (unknown.length > 0) throw new AwsError("InvalidInstanceId", `Instances [[${unknown.join(", ")}]] not in a valid state for account ${world.account}`);
+    if (unknown.length > 0)
+      throw new AwsError("InvalidInstanceId", `Instances [[${unknown.join(", ")}]] not in a valid state for account ${world.account}`);
 
     const [step] = document.content.mainSteps as [DocumentContent["mainSteps"][number]];
     const at = now();
@@ -331,9 +363,12 @@ export function createSsm(world: World & FromTemplate): Ssm {
       const [value, ...more] = list;
       if (value === undefined || more.length > 0) refuse(`parameter ${name} of type String takes exactly one value`);
       const text = value as string;
-      if (parameter.allowedValues !== undefined && !parameter.allowedValues.includes(text)) refuse(`parameter value for ${name} is not one of the allowed values`);
-      if (parameter.allowedPattern !== undefined && !new RegExp(parameter.allowedPattern).test(text)) refuse(`parameter value for ${name} does not match the allowed pattern`);
-      if (text.length > (parameter.maxChars ?? Number.POSITIVE_INFINITY)) refuse(`parameter value for ${name} is longer than ${parameter.maxChars} characters`);
+      if (parameter.allowedValues !== undefined && !parameter.allowedValues.includes(text))
+        refuse(`parameter value for ${name} is not one of the allowed values`);
+      if (parameter.allowedPattern !== undefined && !new RegExp(parameter.allowedPattern).test(text))
+        refuse(`parameter value for ${name} does not match the allowed pattern`);
+      if (text.length > (parameter.maxChars ?? Number.POSITIVE_INFINITY))
+        refuse(`parameter value for ${name} is longer than ${parameter.maxChars} characters`);
       if (text.length < (parameter.minChars ?? 0)) refuse(`parameter value for ${name} is shorter than ${parameter.minChars} characters`);
       values[name] = text;
     }
@@ -456,7 +491,8 @@ export function createSsm(world: World & FromTemplate): Ssm {
       const run = running.get(invocation);
       if (run === undefined) {
         // A dead machine cannot confirm: its invocation goes on until the timeouts are over.
-        if (invocation.status === "Pending" && (!invocation.dispatched || isAlive(invocation.instanceId))) finish(invocation, "Cancelled", "Cancelled");
+        if (invocation.status === "Pending" && (!invocation.dispatched || isAlive(invocation.instanceId)))
+          finish(invocation, "Cancelled", "Cancelled");
         continue;
       }
       invocation.status = "Cancelling";
@@ -594,15 +630,20 @@ export function createSsm(world: World & FromTemplate): Ssm {
 
   function listCommandInvocations(input: ListCommandInvocationsRequest): ListCommandInvocationsResult {
     const at = now();
-    const commands = input.CommandId === undefined ? [...state.commands.values()].reverse() : [state.commands.get(input.CommandId)].filter((each) => each !== undefined);
-    if (input.CommandId !== undefined && commands.length === 0) throw new AwsError("InvalidCommandId", `The command id ${input.CommandId} does not exist.`);
+    const commands =
+      input.CommandId === undefined
+        ? [...state.commands.values()].reverse()
+        : [state.commands.get(input.CommandId)].filter((each) => each !== undefined);
+    if (input.CommandId !== undefined && commands.length === 0)
+      throw new AwsError("InvalidCommandId", `The command id ${input.CommandId} does not exist.`);
     const found: { command: CommandRecord; invocation: InvocationRecord; order: number }[] = [];
     let order = 0;
     for (const command of commands) {
       for (const invocation of command.invocations.values()) {
         order++;
         if (command.visibleAtMs > at || (input.InstanceId !== undefined && invocation.instanceId !== input.InstanceId)) continue;
-        if ((input.Filters ?? []).every((filter) => passesCommandFilter(command, invocation.status, filter))) found.push({ command, invocation, order });
+        if ((input.Filters ?? []).every((filter) => passesCommandFilter(command, invocation.status, filter)))
+          found.push({ command, invocation, order });
       }
     }
     const size = pageSize(input.MaxResults, 1, 50) ?? 50;
@@ -652,7 +693,8 @@ export function createSsm(world: World & FromTemplate): Ssm {
     const command = state.commands.get(input.CommandId ?? "");
     const invocation = command?.invocations.get(input.InstanceId ?? "");
     if (command === undefined || invocation === undefined || command.visibleAtMs > now()) throw new AwsError("InvocationDoesNotExist", "");
-    if (input.PluginName !== undefined && input.PluginName !== command.stepName) throw new AwsError("InvalidPluginName", "The plugin name isn't valid.");
+    if (input.PluginName !== undefined && input.PluginName !== command.stepName)
+      throw new AwsError("InvalidPluginName", "The plugin name isn't valid.");
     const ended = invocation.endedAtMs !== undefined;
     const started = invocation.startedAtMs;
     return {
@@ -694,7 +736,11 @@ export function createSsm(world: World & FromTemplate): Ssm {
     });
   }
 
-  function addDocument(document: { readonly name: string; readonly content: DocumentContent; readonly tags?: Readonly<Record<string, string>> }): void {
+  function addDocument(document: {
+    readonly name: string;
+    readonly content: DocumentContent;
+    readonly tags?: Readonly<Record<string, string>>;
+  }): void {
     const { name, content } = document;
     if (content.schemaVersion !== "2.2") throw new Unmodelled(`document ${name} has schema ${content.schemaVersion}; Run Command takes 2.2 here`);
     if (content.mainSteps.length !== 1) throw new Unmodelled(`document ${name} has ${content.mainSteps.length} steps: one is modelled`);
@@ -739,7 +785,14 @@ export function createSsm(world: World & FromTemplate): Ssm {
   const commandFilterFields = ["CommandId", "InstanceId", "MaxResults", "NextToken", "Filters.key", "Filters.value"];
   const operations = {
     DescribeInstanceInformation: operation<DescribeInstanceInformationRequest, DescribeInstanceInformationResult>("DescribeInstanceInformation", {
-      fields: fields("Filters.Key", "Filters.Values", "InstanceInformationFilterList.key", "InstanceInformationFilterList.valueSet", "MaxResults", "NextToken"),
+      fields: fields(
+        "Filters.Key",
+        "Filters.Values",
+        "InstanceInformationFilterList.key",
+        "InstanceInformationFilterList.valueSet",
+        "MaxResults",
+        "NextToken",
+      ),
       call: describeInstanceInformation,
     }),
     SendCommand: operation<SendCommandRequest, SendCommandResult>("SendCommand", {
@@ -758,12 +811,22 @@ export function createSsm(world: World & FromTemplate): Ssm {
       mutates: true,
       milliseconds: 180,
       permissions: (input) => [
-        ...allow("ssm:SendCommand", [documentArn(input.DocumentName ?? "")], resourceTagContext("ssm", documents.get(input.DocumentName ?? "")?.tags ?? {})),
-        ...(input.InstanceIds ?? []).flatMap((id) => allow("ssm:SendCommand", [instanceArn(id)], resourceTagContext("ssm", ec2().instance(id)?.tags ?? {}))),
+        ...allow(
+          "ssm:SendCommand",
+          [documentArn(input.DocumentName ?? "")],
+          resourceTagContext("ssm", documents.get(input.DocumentName ?? "")?.tags ?? {}),
+        ),
+        ...(input.InstanceIds ?? []).flatMap((id) =>
+          allow("ssm:SendCommand", [instanceArn(id)], resourceTagContext("ssm", ec2().instance(id)?.tags ?? {})),
+        ),
       ],
       call: sendCommand,
     }),
-    CancelCommand: operation<CancelCommandRequest, CancelCommandResult>("CancelCommand", { fields: fields("CommandId", "InstanceIds"), mutates: true, call: cancelCommand }),
+    CancelCommand: operation<CancelCommandRequest, CancelCommandResult>("CancelCommand", {
+      fields: fields("CommandId", "InstanceIds"),
+      mutates: true,
+      call: cancelCommand,
+    }),
     ListCommands: operation<ListCommandsRequest, ListCommandsResult>("ListCommands", { fields: fields(...commandFilterFields), call: listCommands }),
     ListCommandInvocations: operation<ListCommandInvocationsRequest, ListCommandInvocationsResult>("ListCommandInvocations", {
       fields: fields("Details", ...commandFilterFields),
@@ -787,7 +850,8 @@ export function createSsm(world: World & FromTemplate): Ssm {
       permissions: (input) => allow("ssm:GetParameters", (input.Names ?? []).map(parameterArn)),
       call: (input) => {
         const names = [...new Set(input.Names ?? [])];
-        if (names.length < 1 || names.length > 10) throw new AwsError("ValidationException", "Value at 'names' failed to satisfy constraint: Member must have length between 1 and 10");
+        if (names.length < 1 || names.length > 10)
+          throw new AwsError("ValidationException", "Value at 'names' failed to satisfy constraint: Member must have length between 1 and 10");
         return {
           Parameters: names.map((name) => parameters.get(name)).filter((found) => found !== undefined),
           InvalidParameters: names.filter((name) => !parameters.has(name)),
@@ -852,7 +916,10 @@ function instant(text: string): number {
 
 function pageSize(asked: number | undefined, least: number, most: number): number | undefined {
   if (asked !== undefined && !(asked >= least && asked <= most)) {
-    throw new AwsError("ValidationException", `1 validation error detected: Value '${asked}' at 'maxResults' failed to satisfy constraint: between ${least} and ${most}`);
+    throw new AwsError(
+      "ValidationException",
+      `1 validation error detected: Value '${asked}' at 'maxResults' failed to satisfy constraint: between ${least} and ${most}`,
+    );
   }
   return asked;
 }

@@ -23,7 +23,17 @@ import {
 } from "../../core/node-commands.js";
 import configKeys from "../../core/rke2-config-keys.json" with { type: "json" };
 import { type Random, type Service, type Timer, Unmodelled, type World } from "../kernel/contract.js";
-import type { Answering, DocumentEnd, DocumentRun, Machine, MachineAnswer, MachineFetch, NodeDriver, ObservedCluster, RunningDocument } from "./contract.js";
+import type {
+  Answering,
+  DocumentEnd,
+  DocumentRun,
+  Machine,
+  MachineAnswer,
+  MachineFetch,
+  NodeDriver,
+  ObservedCluster,
+  RunningDocument,
+} from "./contract.js";
 
 interface FileRecord {
   readonly sha256: string;
@@ -74,7 +84,10 @@ interface ClusterRecord {
   readonly bootstrappedAtMs: number;
   readonly members: MemberRecord[];
   /** Node objects by name; each remembers the password it was made with. */
-  readonly nodes: Map<string, { readonly instanceId: string; readonly role: "server" | "agent"; readonly password: string; readonly version: string }>;
+  readonly nodes: Map<
+    string,
+    { readonly instanceId: string; readonly role: "server" | "agent"; readonly password: string; readonly version: string }
+  >;
   podsReadyAtMs: number;
   quorum: boolean;
   quorumChangedAtMs: number;
@@ -112,6 +125,9 @@ const nodeGraceSeconds = 40;
 /** Root volume under which the archives and what containerd unpacks from them have no room. */
 const leastRootVolumeGib = 12;
 
+/** How long a command waits for the one before it, where that is not 60 seconds. */
+const lockSeconds: Partial<Record<NodeCommandName, number>> = { "check-cluster": 20, "collect-diagnostics": 30 };
+
 /** A script's way out: everything that ends a command badly. */
 class Refusal extends Error {
   constructor(
@@ -138,14 +154,23 @@ class Process {
   constructor(private readonly world: World) {}
 
   sleep(length: number): Promise<void> {
-    return new Promise((resolve) => {
+    return this.pause(length).over;
+  }
+
+  /** A sleep that can be ended before its time. */
+  pause(length: number): { readonly over: Promise<void>; readonly end: () => void } {
+    let end = () => {};
+    const over = new Promise<void>((resolve) => {
       if (this.#over) return;
-      const timer = this.world.clock.after(length * seconds, () => {
-        this.#timers.delete(timer);
-        resolve();
-      });
+      const timer = this.world.clock.after(length * seconds, () => end());
       this.#timers.add(timer);
+      end = () => {
+        timer.cancel();
+        this.#timers.delete(timer);
+        if (!this.#over) resolve();
+      };
     });
+    return { over, end: () => end() };
   }
 
   /** Waits for something outside; a killed process never hears of it. */
@@ -174,7 +199,9 @@ class Process {
 }
 
 interface Live {
+  /** The script that holds the lock, and those that wait for it. */
   script: Process | undefined;
+  readonly waiting: Set<Process>;
   service: Process | undefined;
   /** Scripts that wait for the service to settle. */
   watchers: Set<() => void>;
@@ -202,14 +229,15 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   const configs = new Map<string, Readonly<Record<string, unknown>>>();
 
   const now = () => world.clock.now();
-  const fetchOverNetwork: MachineFetch = options.fetch ?? ((url, request) => world.service<Service & { fetchPresigned: MachineFetch }>("s3").fetchPresigned(url, request));
+  const fetchOverNetwork: MachineFetch =
+    options.fetch ?? ((url, request) => world.service<Service & { fetchPresigned: MachineFetch }>("s3").fetchPresigned(url, request));
   const hash = (text: string) => createHash("sha256").update(text).digest("hex");
   const clusterOf = (node: NodeRecord) => (node.cluster === undefined ? undefined : state.clusters.get(node.cluster));
   const liveOf = (node: NodeRecord): Live => {
     const id = node.machine.instanceId;
     let found = live.get(id);
     if (found === undefined) {
-      found = { script: undefined, service: undefined, watchers: new Set() };
+      found = { script: undefined, waiting: new Set(), service: undefined, watchers: new Set() };
       live.set(id, found);
     }
     return found;
@@ -249,11 +277,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     node.lostAtMs = now();
     node.etcdRuns = false;
     node.files.clear();
-    setUnit(node, "inactive");
     const running = live.get(instanceId);
     running?.script?.kill();
     running?.service?.kill();
+    for (const waiting of running?.waiting ?? []) waiting.kill();
     live.delete(instanceId);
+    setUnit(node, "inactive");
     if (byAddress.get(node.machine.address) === node) byAddress.delete(node.machine.address);
     const cluster = clusterOf(node);
     if (cluster === undefined) return;
@@ -377,13 +406,18 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       throw refusal("ConfigInvalid", "The delivery list has a line that is neither get nor put");
     }
     for (const entry of entries) {
-      const good = entry.kind === "put" ? httpsUrl.test(entry.url) : httpsUrl.test(entry.url) && mayWrite(entry.target) && /^0?[0-7]{3}$/.test(entry.mode);
-      if (!good) throw refusal("ConfigInvalid", `The delivery list has a wrong ${entry.kind} line for ${entry.kind === "get" ? entry.target : entry.name}`);
+      const good =
+        entry.kind === "put" ? httpsUrl.test(entry.url) : httpsUrl.test(entry.url) && mayWrite(entry.target) && /^0?[0-7]{3}$/.test(entry.mode);
+      if (!good)
+        throw refusal("ConfigInvalid", `The delivery list has a wrong ${entry.kind} line for ${entry.kind === "get" ? entry.target : entry.name}`);
     }
     return entries;
   }
 
-  async function download(script: Script, entry: DeliveryEntry & { readonly kind: "get" }): Promise<{ readonly sha256: string; readonly body: Uint8Array }> {
+  async function download(
+    script: Script,
+    entry: DeliveryEntry & { readonly kind: "get" },
+  ): Promise<{ readonly sha256: string; readonly body: Uint8Array }> {
     const { answer, reason } = await request(script.process, entry.url, { method: "GET", headers: {} });
     if (answer?.status !== 200) throw refusal("DownloadFailed", `${entry.target} cannot be fetched: ${reason}`);
     const sha256 = digestOf(answer.body);
@@ -406,7 +440,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function placeConfiguration(script: Script, entries: readonly DeliveryEntry[]): Promise<void> {
     const arrived: { readonly entry: DeliveryEntry & { readonly kind: "get" }; readonly text: string }[] = [];
     for (const entry of entries) {
-      if (entry.kind === "get" && !isArchive(entry.target)) arrived.push({ entry, text: Buffer.from((await download(script, entry)).body).toString("utf8") });
+      if (entry.kind === "get" && !isArchive(entry.target))
+        arrived.push({ entry, text: Buffer.from((await download(script, entry)).body).toString("utf8") });
     }
     for (const { entry, text } of arrived) {
       if (place(script.node, entry.target, text, entry.mode)) changed(script, `placed ${entry.target}`);
@@ -436,26 +471,42 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const { node, process } = script;
     const { version, role } = parameters;
     if (node.machine.rootVolumeGib < leastRootVolumeGib) {
-      throw refusal("DiskFull", `The root volume has ${node.machine.rootVolumeGib} GiB, RKE2's archives and images need ${leastRootVolumeGib} GiB or more`);
+      throw refusal(
+        "DiskFull",
+        `The root volume has ${node.machine.rootVolumeGib} GiB, RKE2's archives and images need ${leastRootVolumeGib} GiB or more`,
+      );
     }
     if (node.unitState !== "inactive" && node.installed !== undefined && node.installed !== version) {
       throw refusal("ForeignRke2", `${node.unit} of ${node.installed} runs on this node, ${version} is wanted. An upgrade is another command's work`);
     }
     const entries = await fetchDelivery(script, parameters.delivery);
     const archives = entries.filter((entry) => entry.kind === "get" && isArchive(entry.target)) as (DeliveryEntry & { readonly kind: "get" })[];
-    const sums = archives.find((entry) => /^sha256sum-[a-z0-9]+\.txt$/.test(baseName(entry.target)));
-    if (sums === undefined) throw refusal("ConfigInvalid", "The delivery brings no checksum file of the release");
+    const architecture = node.machine.architecture === "arm64" ? "arm64" : "amd64";
+    const sums = archives.find((entry) => baseName(entry.target) === `sha256sum-${architecture}.txt`);
+    if (sums === undefined) {
+      throw refusal(
+        "UnsupportedOs",
+        `The delivery has no sha256sum-${architecture}.txt, and this machine is ${architecture}. Is the image of another architecture than the cluster file says?`,
+      );
+    }
     const listed = await download(script, sums);
     const expected = checksums(Buffer.from(listed.body).toString("utf8"));
     const rest = archives.filter((entry) => entry !== sums);
-    const architecture = node.machine.architecture === "arm64" ? "arm64" : "amd64";
+    const bundle = `rke2.linux-${architecture}.tar.gz`;
     for (const entry of rest) {
       const name = baseName(entry.target);
-      if (!name.includes(`linux-${architecture}`)) throw refusal("UnsupportedOs", `${name} is not for this machine, which is ${architecture}`);
-      if (expected.get(name) === undefined) throw refusal("ChecksumMismatch", `${name} is not in ${baseName(sums.target)}`);
+      if (name !== bundle && !new RegExp(`^rke2-images[a-z-]*\\.linux-${architecture}\\.tar\\.(zst|gz)$`).test(name)) {
+        throw refusal("UnsupportedOs", `${name} is not a file of an RKE2 release for ${architecture}`);
+      }
+      const sum = expected.get(name);
+      if (sum === undefined) throw refusal("ChecksumMismatch", `The release's checksum file does not name ${name}`);
+      if (entry.sha256 !== undefined && entry.sha256 !== sum) {
+        throw refusal("ChecksumMismatch", `${name} has SHA-256 ${sum} in the release's checksum file, ${entry.sha256} in the delivery`);
+      }
     }
-    const bundle = rest.find((entry) => /^rke2\.linux-[a-z0-9]+\.tar\.gz$/.test(baseName(entry.target)));
-    if (bundle === undefined) throw refusal("ConfigInvalid", `The delivery brings no bundle rke2.linux-${architecture}.tar.gz`);
+    if (!rest.some((entry) => baseName(entry.target) === bundle)) throw refusal("ConfigInvalid", `The delivery has no ${bundle}`);
+    if (!entries.some((entry) => entry.kind === "get" && entry.target === nodePaths.config))
+      throw refusal("ConfigInvalid", `The delivery has no ${nodePaths.config}`);
     const missing = rest.filter((entry) => node.files.get(entry.target)?.sha256 !== expected.get(baseName(entry.target)));
     if (missing.length > 0) {
       await process.sleep(script.random.latency("fetchAndVerifyArchives"));
@@ -463,7 +514,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       for (const entry of missing) {
         const { sha256, body } = await download(script, entry);
         if (sha256 !== expected.get(baseName(entry.target))) {
-          throw refusal("ChecksumMismatch", `${baseName(entry.target)} arrived with SHA-256 ${sha256}, the release's checksum file says ${expected.get(baseName(entry.target))}`);
+          throw refusal(
+            "ChecksumMismatch",
+            `${baseName(entry.target)} arrived with SHA-256 ${sha256}, the release's checksum file says ${expected.get(baseName(entry.target))}`,
+          );
         }
         arrived.push({ target: entry.target, file: { sha256, mode: entry.mode, bytes: body.length, text: undefined } });
       }
@@ -484,7 +538,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   }
 
   function configOrRefuse(node: NodeRecord): Readonly<Record<string, unknown>> {
-    if (textOf(node, nodePaths.config) === undefined) throw refusal("ConfigInvalid", `config.yaml is missing on ${node.name}. Run prepare-node first`);
+    if (textOf(node, nodePaths.config) === undefined)
+      throw refusal("ConfigInvalid", `config.yaml is missing on ${node.name}. Run prepare-node first`);
     try {
       return readConfig(node);
     } catch {
@@ -513,7 +568,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     if (mode === "bootstrap" && joinAddress !== "") throw wrongInput("mode bootstrap takes no joinAddress: the first server joins nobody");
     refuseOtherRole(node, "rke2-agent");
     if (mode === "bootstrap" && node.etcd === undefined && node.files.has(paths.join)) {
-      throw refusal("SplitBrain", `${node.name} was told to join a cluster and holds no etcd data: starting it without server: would make a second cluster. Replace the node`);
+      throw refusal(
+        "SplitBrain",
+        `${node.name} was told to join a cluster and holds no etcd data: starting it without server: would make a second cluster. Replace the node`,
+      );
     }
     const entries = await fetchDelivery(script, parameters.delivery);
     await placeConfiguration(script, entries);
@@ -524,16 +582,26 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const token = parseToken(firstLine(node, paths.token));
     const ownCa = node.etcd === undefined ? undefined : state.clusters.get(node.etcd)?.caHash;
     if (mode === "join") {
-      if (joinAddress === node.machine.address) throw wrongInput(`joinAddress ${joinAddress} is this machine's own: a server cannot join through itself`);
+      if (joinAddress === node.machine.address)
+        throw wrongInput(`joinAddress ${joinAddress} is this machine's own: a server cannot join through itself`);
       if (token.caHash === undefined || token.user !== "server") {
-        throw refusal("ConfigInvalid", "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address");
+        throw refusal(
+          "ConfigInvalid",
+          "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address",
+        );
       }
       if (ownCa !== undefined && ownCa !== token.caHash) {
-        throw refusal("AlreadyMember", `The disk of ${node.name} holds the CA ${ownCa}, the cluster to join has ${token.caHash}: it belongs to another cluster. Replace the node`);
+        throw refusal(
+          "AlreadyMember",
+          `The disk of ${node.name} holds the CA ${ownCa}, the cluster to join has ${token.caHash}: it belongs to another cluster. Replace the node`,
+        );
       }
       if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
     } else if (token.caHash !== undefined && ownCa === undefined) {
-      throw refusal("ConfigInvalid", "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form");
+      throw refusal(
+        "ConfigInvalid",
+        "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form",
+      );
     }
     checkConfiguration(node);
     await startUnit(script, "rke2-server", 1440);
@@ -550,7 +618,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     await placeConfiguration(script, entries);
     if (firstLine(node, paths.token) === "") throw refusal("ConfigInvalid", `The delivery brought no ${paths.token}`);
     if (parseToken(firstLine(node, paths.token)).caHash === undefined) {
-      throw refusal("ConfigInvalid", "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address");
+      throw refusal(
+        "ConfigInvalid",
+        "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address",
+      );
     }
     if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
     if (node.unitState !== "active" && place(node, paths.join, joinText(parameters.joinAddress), "0600")) changed(script, `placed ${paths.join}`);
@@ -620,21 +691,44 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function removeNode(script: Script, parameters: NodeCommandParameters<"remove-node">): Promise<Reply<"remove-node">> {
     const { node } = script;
     const cluster = clusterOf(node);
-    if (cluster === undefined || !hasApi(node)) throw refusal("NotReady", `The API does not answer on ${node.name}: nothing can be removed through it`);
+    if (!hasApi(node)) await script.process.sleep(30);
+    if (cluster === undefined || !hasApi(node)) throw refusal("NotReady", `The API does not answer on ${node.name}`);
     const names = parameters.nodes.split(",");
-    if (names.includes(node.name)) throw wrongInput(`${node.name} cannot remove itself. Run the command on another server`);
+    if (names.includes(node.name)) throw wrongInput(`${node.name} is this server itself. Run the command on another server`);
+    const isServer = (name: string) => cluster.members.some((member) => member.nodeName === name) || cluster.nodes.get(name)?.role === "server";
+    const servers = names.filter(isServer);
+    if (parameters.role === "agent" && servers.length > 0) {
+      throw refusal("ConfigInvalid", `${servers.join(" ")} is a server, not an agent. Nothing was removed`);
+    }
     let removed = 0;
-    for (const name of names) {
-      const object = cluster.nodes.get(name);
-      const at = cluster.members.findIndex((member) => member.nodeName === name);
-      if (object === undefined && at < 0) continue;
-      await script.process.sleep(at < 0 ? 0.3 : 3);
-      if (at >= 0 && !cluster.quorum) throw refusal("NotReady", `etcd has lost its majority: the member of ${name} cannot be removed`);
+    for (const name of servers) {
+      checkMajority(cluster, name, node);
+      await script.process.sleep(2 + script.random.next() * 4);
+      if (!cluster.quorum) throw refusal("NotReady", `etcd has lost its majority: the member of ${name} cannot be removed`);
+      removeFromCluster(cluster, name);
+      removed++;
+      changed(script, `removed ${name}`);
+    }
+    const agents = names.filter((name) => cluster.nodes.has(name));
+    if (agents.length > 0) await script.process.sleep(1);
+    for (const name of agents) {
       removeFromCluster(cluster, name);
       removed++;
       changed(script, `removed ${name}`);
     }
     return { removed, members: cluster.members.length };
+  }
+
+  /** Stops rather than break the etcd majority. */
+  function checkMajority(cluster: ClusterRecord, name: string, node: NodeRecord): void {
+    const left = cluster.members.filter((member) => member.voter && member.nodeName !== name);
+    const healthy = left.filter((member) => state.nodes.get(member.instanceId)?.etcdRuns === true).length;
+    const majority = Math.floor(left.length / 2) + 1;
+    if (healthy >= majority) return;
+    throw refusal(
+      "NotReady",
+      `Removing ${name} would leave ${healthy} healthy of ${left.length} etcd voters, majority is ${majority}. Repair the others first, then ask ${node.name} again`,
+    );
   }
 
   function removeFromCluster(cluster: ClusterRecord, name: string): void {
@@ -656,8 +750,6 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function collectDiagnostics(script: Script, parameters: NodeCommandParameters<"collect-diagnostics">): Promise<Reply<"collect-diagnostics">> {
     const { node } = script;
     const entries = await fetchDelivery(script, parameters.delivery);
-    const put = entries.find((entry) => entry.kind === "put");
-    if (put?.kind !== "put") throw refusal("UploadFailed", "The delivery has no address for the diagnostics");
     await script.process.sleep(3 + script.random.next() * 4);
     const secret = new Set<string>([paths.token, paths.agentToken]);
     const report = {
@@ -665,10 +757,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       unit: { name: node.unit, state: node.unitState, since: new Date(node.unitChangedAtMs).toISOString() },
       installed: node.installed ?? "",
       journal: node.journal.slice(-200),
-      files: [...node.files].filter(([path]) => !secret.has(path)).map(([path, file]) => ({ path, sha256: file.sha256, mode: file.mode, bytes: file.bytes })),
+      files: [...node.files]
+        .filter(([path]) => !secret.has(path))
+        .map(([path, file]) => ({ path, sha256: file.sha256, mode: file.mode, bytes: file.bytes })),
     };
     const body = Buffer.from(JSON.stringify(report, undefined, 1));
-    await upload(script, entries, put.name, body);
+    await upload(script, entries, "diagnostics", body);
     return { bytes: body.length, sha256: digestOf(body) };
   }
 
@@ -692,7 +786,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         if (node.etcd === undefined) stopUnit(node);
         throw refusal(node.fatal.code, `${node.fatal.meaning}. RKE2 on ${node.name} says: ${node.journal.at(-1) ?? ""}`, node.journal);
       }
-      if (node.unitState === "inactive" || node.unitState === "failed") throw refusal("ServiceFailed", `${unit} on ${node.name} is ${node.unitState} and does not start`, node.journal);
+      if (node.unitState === "inactive" || node.unitState === "failed")
+        throw refusal("ServiceFailed", `${unit} on ${node.name} is ${node.unitState} and does not start`, node.journal);
       const left = (deadlineMs - now()) / seconds;
       if (left <= 0) throw refusal("StartTimedOut", `${unit} on ${node.name} is still ${node.unitState} after ${limitSeconds} s`, node.journal);
       await settled(script, left);
@@ -700,18 +795,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   }
 
   /** Until the unit changes, or so many seconds. */
-  function settled(script: Script, limitSeconds: number): Promise<void> {
+  async function settled(script: Script, limitSeconds: number): Promise<void> {
     const { watchers } = liveOf(script.node);
-    return new Promise((resolve) => {
-      const waiting = new Process(world);
-      const done = () => {
-        watchers.delete(done);
-        waiting.kill();
-        if (!script.process.over) resolve();
-      };
-      watchers.add(done);
-      void waiting.sleep(limitSeconds).then(done);
-    });
+    const pause = script.process.pause(limitSeconds);
+    watchers.add(pause.end);
+    await pause.over;
+    watchers.delete(pause.end);
   }
 
   function stopUnit(node: NodeRecord): void {
@@ -730,7 +819,9 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const own = random.fork(`service ${node.machine.instanceId} ${state.serial++}`);
     if (world.faults.strike("nodeLostWhileJoining", node.machine.instanceId)) {
       const usual = node.unit === "rke2-server" ? 40 : 30;
-      void process.sleep(own.next() * usual).then(() => world.service<Service & { lose(id: string, reason: string): void }>("ec2").lose(node.machine.instanceId, "Host hardware failed"));
+      void process
+        .sleep(own.next() * usual)
+        .then(() => world.service<Service & { lose(id: string, reason: string): void }>("ec2").lose(node.machine.instanceId, "Host hardware failed"));
     }
     (node.unit === "rke2-server" ? runServer(node, process, own) : runAgent(node, process, own)).catch((error: unknown) => {
       world.clock.after(0, () => {
@@ -755,7 +846,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const config = readConfig(node);
     for (const key of unknownKeys(config, "server")) say(node, `level=warning msg="Unknown flag --${key} found in config.yaml, skipping"`);
     if (node.removed) {
-      giveUp(node, "AlreadyMember", "The disk belongs to an etcd member that was removed", "level=fatal msg=\"the member has been permanently removed from the cluster\"");
+      giveUp(
+        node,
+        "AlreadyMember",
+        "The disk belongs to an etcd member that was removed",
+        'level=fatal msg="the member has been permanently removed from the cluster"',
+      );
       return;
     }
     const token = parseToken(tokenOf(node, config, "token"));
@@ -767,7 +863,14 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   }
 
   /** No `server:` and no etcd data: a new cluster, whatever anybody meant. */
-  async function bootstrapServer(node: NodeRecord, process: Process, own: Random, config: Readonly<Record<string, unknown>>, token: Token, agentToken: Token): Promise<void> {
+  async function bootstrapServer(
+    node: NodeRecord,
+    process: Process,
+    own: Random,
+    config: Readonly<Record<string, unknown>>,
+    token: Token,
+    agentToken: Token,
+  ): Promise<void> {
     say(node, 'level=info msg="Managed etcd cluster initializing"');
     const whole = own.latency("firstServerStart");
     await process.sleep(whole * 0.2);
@@ -800,7 +903,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function restartServer(node: NodeRecord, process: Process, own: Random, token: Token): Promise<void> {
     const cluster = state.clusters.get(node.etcd as string) as ClusterRecord;
     if (token.password !== cluster.serverPassword) {
-      giveUp(node, "TokenRejected", "The data of the cluster was made with another server token", 'level=fatal msg="bootstrap data already found and encrypted with different token"');
+      giveUp(
+        node,
+        "TokenRejected",
+        "The data of the cluster was made with another server token",
+        'level=fatal msg="bootstrap data already found and encrypted with different token"',
+      );
       return;
     }
     say(node, 'level=info msg="Managed etcd cluster bootstrap already complete and initialized"');
@@ -811,7 +919,14 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     serverReady(node, cluster, own);
   }
 
-  async function joinServer(node: NodeRecord, process: Process, own: Random, config: Readonly<Record<string, unknown>>, token: Token, address: string): Promise<void> {
+  async function joinServer(
+    node: NodeRecord,
+    process: Process,
+    own: Random,
+    config: Readonly<Record<string, unknown>>,
+    token: Token,
+    address: string,
+  ): Promise<void> {
     const cluster = await reach(node, process, own, address, token, "server");
     if (cluster === undefined) return;
     const mine = criticalValues(config);
@@ -827,7 +942,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       return;
     }
     if (cluster.members.some((member) => member.nodeName === node.name && member.instanceId !== node.machine.instanceId)) {
-      giveUp(node, "DuplicateNode", "etcd still has a member of this node name", 'level=fatal msg="duplicate node name found, please use a unique name for this node"');
+      giveUp(
+        node,
+        "DuplicateNode",
+        "etcd still has a member of this node name",
+        'level=fatal msg="duplicate node name found, please use a unique name for this node"',
+      );
       return;
     }
     // One learner at a time, and only while a majority can agree to it.
@@ -854,7 +974,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       if (member === undefined) {
         // Removed meanwhile: the process ends, its data is of no use.
         node.removed = true;
-        giveUp(node, "AlreadyMember", "The disk belongs to an etcd member that was removed", 'level=fatal msg="the member has been permanently removed from the cluster"');
+        giveUp(
+          node,
+          "AlreadyMember",
+          "The disk belongs to an etcd member that was removed",
+          'level=fatal msg="the member has been permanently removed from the cluster"',
+        );
         await new Promise<never>(() => undefined);
       } else if (member.voter && cluster.quorum) {
         return;
@@ -892,7 +1017,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       // Requests wait in line at the supervisor; it refuses those it cannot hold.
       const waiting = Math.ceil(Math.max(0, server.admitsAtMs - now()) / (admissionSeconds * seconds));
       if (waiting >= admissionQueue) {
-        if (!node.journal.at(-1)?.includes("429")) say(node, 'level=info msg="Waiting to retrieve agent configuration; server is not ready: 429 Too Many Requests"');
+        if (!node.journal.at(-1)?.includes("429"))
+          say(node, 'level=info msg="Waiting to retrieve agent configuration; server is not ready: 429 Too Many Requests"');
         await process.sleep(5 + own.next() * 5);
         continue;
       }
@@ -904,7 +1030,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         continue;
       }
       node.cluster = cluster.id;
-      cluster.nodes.set(node.name, { instanceId: node.machine.instanceId, role: "agent", password: node.password, version: node.installed as string });
+      cluster.nodes.set(node.name, {
+        instanceId: node.machine.instanceId,
+        role: "agent",
+        password: node.password,
+        version: node.installed as string,
+      });
       revision++;
       await process.sleep(own.latency("agentStartToReady"));
       while (!cluster.quorum) await process.sleep(5);
@@ -916,14 +1047,24 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   }
 
   /** Finds a server that serves at the address and accepts the token; undefined when the log has said why that will never be. */
-  async function reach(node: NodeRecord, process: Process, own: Random, address: string, token: Token, role: "server" | "agent"): Promise<ClusterRecord | undefined> {
+  async function reach(
+    node: NodeRecord,
+    process: Process,
+    own: Random,
+    address: string,
+    token: Token,
+    role: "server" | "agent",
+  ): Promise<ClusterRecord | undefined> {
     let rejected = 0;
     for (;;) {
       const server = resolve(address);
       const cluster = server === undefined ? undefined : clusterOf(server);
       if (server === undefined || cluster === undefined || !hasApi(server)) {
         if (!node.journal.at(-1)?.includes("Failed to validate connection")) {
-          say(node, `level=error msg="Failed to validate connection to cluster at https://${address}:9345: failed to get CA certs: connection refused"`);
+          say(
+            node,
+            `level=error msg="Failed to validate connection to cluster at https://${address}:9345: failed to get CA certs: connection refused"`,
+          );
         }
         await process.sleep(4 + own.next() * 2);
         continue;
@@ -943,7 +1084,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       const stranger = known !== undefined && known.password !== node.password;
       if (asServer || (role === "agent" && asAgent)) {
         if (!stranger) return cluster;
-        say(node, "level=error msg=\"Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry\"");
+        say(
+          node,
+          "level=error msg=\"Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry\"",
+        );
         if (++rejected >= 4) {
           giveUp(node, "DuplicateNode", "The cluster knows this node name with another node password", node.journal.at(-1) as string);
           return undefined;
@@ -962,7 +1106,9 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   /** The machine at an address, or one behind a load balancer's name. */
   function resolve(address: string): NodeRecord | undefined {
     if (/^[\d.]+$/.test(address)) return byAddress.get(address);
-    const targets = world.service<Service & { route(dnsName: string, port: number): readonly { readonly instanceId: string }[] }>("elastic-load-balancing-v2").route(address, 9345);
+    const targets = world
+      .service<Service & { route(dnsName: string, port: number): readonly { readonly instanceId: string }[] }>("elastic-load-balancing-v2")
+      .route(address, 9345);
     const first = targets[0];
     return first === undefined ? undefined : state.nodes.get(first.instanceId);
   }
@@ -978,15 +1124,24 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const node = state.nodes.get(document.instanceId);
     if (node === undefined || !node.alive) throw new Unmodelled(`a document for ${document.instanceId}, which does not run`);
     const command = /^drover-([a-z-]+)-[0-9a-f]{8}$/.exec(document.documentName)?.[1];
-    if (command === undefined || !(command in nodeCommands)) throw new Unmodelled(`document ${document.documentName} on a simulated node: it keeps the node commands alone`);
+    if (command === undefined || !(command in nodeCommands))
+      throw new Unmodelled(`document ${document.documentName} on a simulated node: it keeps the node commands alone`);
     const process = new Process(world);
-    const script: Script = { node, process, random: random.fork(`script ${document.commandId} ${document.instanceId}`), startedAtMs: now(), log: [], changed: false };
+    const script: Script = {
+      node,
+      process,
+      random: random.fork(`script ${document.instanceId} ${state.serial++}`),
+      startedAtMs: now(),
+      log: [],
+      changed: false,
+    };
     const ended = execute(script, command as NodeCommandName, document.parameters);
     return {
       ended,
       kill: () => {
         process.kill();
         const running = live.get(document.instanceId);
+        running?.waiting.delete(process);
         if (running?.script === process) running.script = undefined;
       },
     };
@@ -996,8 +1151,11 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const { node, process } = script;
     try {
       const parsed = nodeCommands[command].parameters.safeParse(parameters);
-      if (!parsed.success) throw wrongInput(`Parameters of ${command} are not as the contract has them: ${parsed.error.issues.map((issue) => issue.path.join(".")).join(", ")}`);
-      await lock(script, command === "check-cluster" ? 20 : 60);
+      if (!parsed.success)
+        throw wrongInput(
+          `Parameters of ${command} are not as the contract has them: ${parsed.error.issues.map((issue) => issue.path.join(".")).join(", ")}`,
+        );
+      await lock(script, lockSeconds[command] ?? 60);
       if (!poolName.test(parsed.data.pool)) throw wrongInput(`Parameter pool must match ${poolName.source}`);
       node.name = nodeName(parsed.data.pool, node.machine.instanceId);
       const reply = await act(script, command, parsed.data);
@@ -1040,10 +1198,15 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function lock(script: Script, limitSeconds: number): Promise<void> {
     const until = now() + limitSeconds * seconds;
     const running = liveOf(script.node);
+    running.waiting.add(script.process);
     while (running.script !== undefined) {
-      if (now() >= until) throw refusal("AnotherCommandRuns", `Another node command still runs on this node after ${limitSeconds} s. Ask again when it has ended`);
+      if (now() >= until) {
+        running.waiting.delete(script.process);
+        throw refusal("AnotherCommandRuns", `Another node command still runs on this node after ${limitSeconds} s. Ask again when it has ended`);
+      }
       await script.process.sleep(3);
     }
+    running.waiting.delete(script.process);
     running.script = script.process;
   }
 
@@ -1106,7 +1269,10 @@ const httpsUrl = /^https:\/\/[A-Za-z0-9._~:/?&=%+-]+$/;
 function criticalValues(config: Readonly<Record<string, unknown>>): Record<string, string> {
   const values: Record<string, string> = {};
   for (const key of keysByName.values()) {
-    if (key.criticalEnforced) values[key.name] = asList(config[key.name] ?? key.default).map(String).join(",");
+    if (key.criticalEnforced)
+      values[key.name] = asList(config[key.name] ?? key.default)
+        .map(String)
+        .join(",");
   }
   return values;
 }
@@ -1136,7 +1302,9 @@ function joinTarget(config: Readonly<Record<string, unknown>>): string | undefin
 /** Directories a delivery may write. */
 function mayWrite(target: string): boolean {
   if (!/^\/[A-Za-z0-9._/+-]+$/.test(target) || target.includes("..") || target.endsWith("/")) return false;
-  return ["/etc/rancher/rke2/", `${nodePaths.staging}/`, `${nodePaths.images}/`, `${nodePaths.manifests}/`].some((directory) => target.startsWith(directory));
+  return ["/etc/rancher/rke2/", `${nodePaths.staging}/`, `${nodePaths.images}/`, `${nodePaths.manifests}/`].some((directory) =>
+    target.startsWith(directory),
+  );
 }
 
 function isArchive(target: string): boolean {

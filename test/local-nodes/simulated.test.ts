@@ -1,0 +1,231 @@
+/** What simulated nodes do beyond the contract: the times of the latency model, and the ways RKE2 is unkind. */
+import { describe, expect, it } from "vitest";
+import { simulatedBench } from "./bench.js";
+import {
+  agentParameters,
+  begin,
+  bootstrapParameters,
+  bootstrapped,
+  endpoint,
+  failed,
+  joined,
+  joinParameters,
+  nodeCommandContract,
+  perform,
+  prepared,
+  prepareParameters,
+  releaseDelivery,
+  succeeded,
+} from "./contract.js";
+
+nodeCommandContract("simulated nodes", () => simulatedBench());
+
+describe("simulated servers", () => {
+  it("join one learner at a time, whoever asks at once", async () => {
+    const bench = simulatedBench({ seed: 4 });
+    const { first, caHash } = await bootstrapped(bench);
+    const others = [await prepared(bench, "server"), await prepared(bench, "server")];
+    const joins = others.map((machine) => begin(bench, machine, "start-server", joinParameters(bench, caHash, first.address)));
+    let learnersAtOnce = 0;
+    let learnersSeen = 0;
+    bench.world.clock.afterEachEvent(() => {
+      const learners = bench.driver.clusters()[0]?.members.filter((member) => !member.voter).length ?? 0;
+      learnersAtOnce = Math.max(learnersAtOnce, learners);
+      learnersSeen += learners;
+    });
+    for (const join of joins) succeeded(await bench.settle(join));
+    expect(learnersAtOnce).toBe(1);
+    expect(learnersSeen).toBeGreaterThan(0);
+    expect(bench.driver.clusters()[0]?.members.map((member) => member.voter)).toEqual([true, true, true]);
+  });
+
+  it("free the learner's place only five minutes after a learner died", async () => {
+    const bench = simulatedBench({ seed: 5 });
+    const { first, caHash } = await bootstrapped(bench);
+    const [dying, waiting] = [await prepared(bench, "server"), await prepared(bench, "server")];
+    void begin(bench, dying, "start-server", joinParameters(bench, caHash, first.address));
+    await bench.pass(1);
+    expect(bench.driver.clusters()[0]?.members).toMatchObject([{ voter: true }, { voter: false, instanceId: dying.instanceId }]);
+    bench.driver.halt(dying.instanceId);
+    const diedAt = bench.world.clock.now();
+    succeeded(await perform(bench, waiting, "start-server", joinParameters(bench, caHash, first.address)));
+    expect((bench.world.clock.now() - diedAt) / 1000).toBeGreaterThan(300);
+    expect(bench.driver.clusters()[0]?.members.map((member) => member.instanceId)).toEqual([first.instanceId, waiting.instanceId]);
+  });
+
+  it("lose the majority with the second of two, and say since when", async () => {
+    const bench = simulatedBench();
+    const { first, caHash } = await bootstrapped(bench);
+    const second = await joined(bench, caHash, first);
+    await bench.pass(60);
+    bench.driver.halt(second.instanceId);
+    expect(bench.driver.clusters()[0]).toMatchObject({ hasQuorum: false });
+    expect(bench.driver.answers(first.instanceId, 6443)).toEqual({ answers: false, sinceMs: bench.world.clock.now() });
+  });
+
+  it("only warn about a key of config.yaml they do not know", async () => {
+    const bench = simulatedBench();
+    const machine = await bench.boot();
+    const delivery = releaseDelivery(bench, {
+      config: ["cluster-init: true", "token-file: /etc/rancher/rke2/drover-token", "agent-token-file: /etc/rancher/rke2/drover-agent-token"],
+    });
+    const result = succeeded(await perform(bench, machine, "prepare-node", prepareParameters(bench, "server", "server", delivery)));
+    expect(result.warnings).toEqual(["Unknown flag --cluster-init found in config.yaml, skipping"]);
+    succeeded(await perform(bench, machine, "start-server", bootstrapParameters(bench)));
+  });
+
+  it("do not become servers of their own after they were told to join and hold no data", async () => {
+    const bench = simulatedBench();
+    const machine = await prepared(bench, "server");
+    failed(await perform(bench, machine, "start-server", joinParameters(bench, "a".repeat(64), "10.0.47.9")));
+    expect(failed(await perform(bench, machine, "start-server", bootstrapParameters(bench))).code).toBe("SplitBrain");
+    expect(bench.driver.clusters()).toHaveLength(0);
+  });
+
+  it("take the first server's time and a learner's time from the latency model", async () => {
+    const bench = simulatedBench({ seed: 11 });
+    const first = await prepared(bench, "server");
+    const startedAt = bench.world.clock.now();
+    const { caHash } = succeeded(await perform(bench, first, "start-server", bootstrapParameters(bench)));
+    const bootstrapSeconds = (bench.world.clock.now() - startedAt) / 1000;
+    expect(bootstrapSeconds).toBeGreaterThan(15);
+    expect(bootstrapSeconds).toBeLessThan(110);
+    const second = await prepared(bench, "server");
+    const joinedAt = bench.world.clock.now();
+    succeeded(await perform(bench, second, "start-server", joinParameters(bench, caHash, first.address)));
+    expect((bench.world.clock.now() - joinedAt) / 1000).toBeLessThan(90);
+  });
+
+  it("keep the service running when the script that started it is killed", async () => {
+    const bench = simulatedBench();
+    const machine = await prepared(bench, "server");
+    const parameters = bootstrapParameters(bench);
+    const run = bench.driver.run({
+      commandId: "killed",
+      instanceId: machine.instanceId,
+      documentName: "drover-start-server-01234567",
+      content: { schemaVersion: "2.2", mainSteps: [] },
+      parameters,
+    });
+    let ended = false;
+    void run.ended.then(() => {
+      ended = true;
+    });
+    await bench.pass(3);
+    run.kill();
+    await bench.pass(300);
+    expect(ended).toBe(false);
+    expect(bench.driver.answers(machine.instanceId, 9345).answers).toBe(true);
+    succeeded(await perform(bench, machine, "start-server", parameters));
+    expect(bench.driver.clusters()).toHaveLength(1);
+  });
+
+  it("upload a kubeconfig once: what is there already counts as done", async () => {
+    const bench = simulatedBench();
+    const { first } = await bootstrapped(bench);
+    const before = bench.store.taken("kubeconfig-1");
+    succeeded(await perform(bench, first, "start-server", bootstrapParameters(bench)));
+    expect(bench.store.taken("kubeconfig-1")).toBe(before);
+  });
+});
+
+describe("simulated agents", () => {
+  it("are admitted one a second by the server they were sent to", async () => {
+    const bench = simulatedBench({ seed: 3 });
+    const { first, caHash } = await bootstrapped(bench);
+    const agents = await Promise.all(Array.from({ length: 60 }, () => bench.boot()));
+    const delivery = releaseDelivery(bench, { role: "agent" });
+    const prepares = agents.map((agent) => begin(bench, agent, "prepare-node", prepareParameters(bench, "agent", "workers", delivery)));
+    for (const prepare of prepares) succeeded(await bench.settle(prepare));
+    const startedAt = bench.world.clock.now();
+    const starts = agents.map((agent) => begin(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)));
+    const admitted: number[] = [];
+    let seen = 1;
+    bench.world.clock.afterEachEvent(() => {
+      const count = bench.driver.clusters()[0]?.nodes.length ?? 0;
+      for (; seen < count; seen++) admitted.push((bench.world.clock.now() - startedAt) / 1000);
+    });
+    for (const start of starts) succeeded(await bench.settle(start));
+    expect(admitted).toHaveLength(60);
+    // Never faster than the rate; those beyond the queue come back after 5 to 10 seconds, so it is not much slower either.
+    for (const [at, second] of admitted.entries()) expect(second).toBeGreaterThanOrEqual(at + 1 - 1e-6);
+    expect(admitted.at(-1)).toBeLessThan(80);
+  });
+
+  it("are not admitted by a server whose cluster has no majority", async () => {
+    const bench = simulatedBench();
+    const { first, caHash } = await bootstrapped(bench);
+    const second = await joined(bench, caHash, first);
+    const agent = await prepared(bench, "agent");
+    bench.driver.halt(second.instanceId);
+    expect(failed(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)))).toMatchObject({
+      code: "StartTimedOut",
+      exitCode: 75,
+    });
+  });
+});
+
+describe("simulated machines", () => {
+  it("have no room for RKE2 on the image's own small root volume", async () => {
+    const bench = simulatedBench();
+    const machine = await bench.boot({ rootVolumeGib: 8 });
+    expect(failed(await perform(bench, machine, "prepare-node", prepareParameters(bench, "server", "server"))).code).toBe("DiskFull");
+  });
+
+  it("die while they join when that fault strikes, and their command never ends", async () => {
+    const bench = simulatedBench({ faults: { nodeLostWhileJoining: 1 } });
+    const machine = await prepared(bench, "server");
+    let ended = false;
+    void begin(bench, machine, "start-server", bootstrapParameters(bench)).then(() => {
+      ended = true;
+    });
+    await bench.pass(600);
+    expect(bench.lost).toEqual([machine.instanceId]);
+    expect(ended).toBe(false);
+    expect(bench.driver.answers(machine.instanceId, 9345).answers).toBe(false);
+  });
+
+  it("are remembered over a save and a load", async () => {
+    const bench = simulatedBench();
+    const { first, caHash } = await bootstrapped(bench);
+    await bench.pass(600);
+    const saved = structuredClone(bench.driver.save());
+    const other = simulatedBench({ seed: 2 });
+    other.driver.load(saved);
+    expect(other.driver.clusters()).toMatchObject([{ caHash, bootstrappedBy: first.instanceId, hasQuorum: true }]);
+    expect(other.driver.answers(first.instanceId, 9345).answers).toBe(true);
+    expect(succeeded(await perform(other, first, "check-cluster", { pool: "server" }))).toMatchObject({ members: 1, caHash });
+  });
+
+  it("behave alike for the same seed", async () => {
+    const times = [];
+    for (const seed of [7, 7, 8]) {
+      const bench = simulatedBench({ seed });
+      await bootstrapped(bench);
+      times.push(bench.world.clock.now());
+    }
+    expect(times[0]).toBe(times[1]);
+    expect(times[0]).not.toBe(times[2]);
+    expect(endpoint).toContain(".elb.");
+  });
+
+  it("are cheap: a thousand agents join within seconds of computing", async () => {
+    const bench = simulatedBench({ seed: 1 });
+    const { first, caHash } = await bootstrapped(bench);
+    const agents = await Promise.all(Array.from({ length: 1000 }, () => bench.boot()));
+    const delivery = releaseDelivery(bench, { role: "agent" });
+    const prepares = agents.map((agent) => begin(bench, agent, "prepare-node", prepareParameters(bench, "agent", "workers", delivery)));
+    for (const prepare of prepares) succeeded(await bench.settle(prepare));
+    // Groups of fifty, as fast as one server bears.
+    const starts: Promise<unknown>[] = [];
+    for (let group = 0; group < 20; group++) {
+      const parameters = agentParameters(bench, caHash, first.address);
+      for (const agent of agents.slice(group * 50, group * 50 + 50)) starts.push(begin(bench, agent, "start-agent", parameters).then(succeeded));
+      await bench.pass(50);
+    }
+    for (const start of starts) await bench.settle(start);
+    const { agentsReady } = succeeded(await perform(bench, first, "check-cluster", { pool: "server" }));
+    expect(agentsReady).toBe(1000);
+    expect(bench.world.clock.events).toBeLessThan(30_000);
+  });
+});
