@@ -14,15 +14,17 @@ export const createSteps = [
   "launch",
   "first server online",
   "prepare",
+  "bootstrap decided",
   "bootstrap",
   "join",
   "agents online",
   "agents",
   "verify",
+  "kubeconfig",
   "endpoint healthy",
   "ready",
 ] as const;
-export const deleteSteps = ["lease", "nodes", "endpoint", "sweep", "deleted"] as const;
+export const deleteSteps = ["lease", "nodes", "endpoint", "sweep"] as const;
 
 export interface ExpectedStep {
   readonly name: string;
@@ -40,7 +42,7 @@ const releaseInterfacesSeconds = 120;
 
 /**
  * Expected course of an operation; each step's name is one of `createSteps` or `deleteSteps`. An expectation, not a promise: the display says so once a
- * step takes longer.
+ * step takes longer. A record may hold further names, of steps that only a run with trouble has.
  */
 export function expectedSteps(kind: OperationKind, size: { readonly servers: number; readonly agents: number }): ExpectedStep[] {
   return kind === "create" ? expectedCreate(size) : expectedDelete();
@@ -57,13 +59,13 @@ function expectedCreate({ servers, agents }: { readonly servers: number; readonl
   const prepare = step.sendCommandToStart.p50 + step.fetchAndVerifyArchives.p50 + step.importImages.p50 + step.commandEndToEvent.p50;
   const bootstrap = step.sendCommandToStart.p50 + step.firstServerStart.p50 + step.commandEndToEvent.p50;
   const join = (servers - 1) * (step.sendCommandToStart.p50 + step.learnerJoinAndPromote.p50 + step.commandEndToEvent.p50);
-  const bootstrapped = online + prepare + bootstrap;
+  const bootstrapped = online + prepare + handlerSeconds + bootstrap;
   const joined = bootstrapped + join;
   // What the bound counts from the first server's answer on, laid behind the expected answer.
   const agentsDone = agents === 0 ? online : bootstrapped + Math.max(0, bound.A - bound.F) + step.sendCommandToStart.p50;
   const verified = Math.max(joined + step.lastServerPodsReady.p50, agentsDone) + handlerSeconds;
-  const endpointHealthy = Math.max(bound.E + handlerSeconds, bootstrapped + step.targetHealthThreshold.p50);
-  const ready = Math.max(verified, endpointHealthy) + handlerSeconds;
+  const endpointHealthy = Math.max(bound.E, bootstrapped + step.targetHealthThreshold.p50, verified + handlerSeconds) + handlerSeconds;
+  const ready = endpointHealthy + handlerSeconds;
 
   const course: Readonly<Record<(typeof createSteps)[number], readonly [seconds: number, doneAfterSeconds: number]>> = {
     lease: [handlerSeconds, leased],
@@ -73,11 +75,13 @@ function expectedCreate({ servers, agents }: { readonly servers: number; readonl
     launch: [launched - planned, launched],
     "first server online": [online - launched, online],
     prepare: [prepare, online + prepare],
+    "bootstrap decided": [handlerSeconds, online + prepare + handlerSeconds],
     bootstrap: [bootstrap, bootstrapped],
     join: [join, joined],
     "agents online": [online - launched, online],
     agents: [Math.max(0, agentsDone - bootstrapped), agentsDone],
     verify: [step.lastServerPodsReady.p50 + handlerSeconds, verified],
+    kubeconfig: [handlerSeconds, verified + handlerSeconds],
     "endpoint healthy": [endpointHealthy - planned, endpointHealthy],
     ready: [handlerSeconds, ready],
   };
@@ -94,7 +98,6 @@ function expectedDelete(): ExpectedStep[] {
     nodes: [nodes - leased, nodes],
     endpoint: [endpoint - nodes, endpoint],
     sweep: [handlerSeconds, swept],
-    deleted: [handlerSeconds, swept + handlerSeconds],
   };
   return deleteSteps.map((name) => tenths(name, course[name]));
 }
