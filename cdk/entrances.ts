@@ -9,8 +9,9 @@ import { HttpLambdaIntegration } from "aws-cdk-lib/aws-apigatewayv2-integrations
 import { Archive, EventBus, type EventPattern, Rule } from "aws-cdk-lib/aws-events";
 import { LambdaFunction as FunctionTarget } from "aws-cdk-lib/aws-events-targets";
 import { CfnRegistry, CfnSchema } from "aws-cdk-lib/aws-eventschemas";
+import { PolicyStatement } from "aws-cdk-lib/aws-iam";
 import type { Key } from "aws-cdk-lib/aws-kms";
-import { SqsDestination } from "aws-cdk-lib/aws-lambda-destinations";
+import type { IDestination } from "aws-cdk-lib/aws-lambda";
 import { LogGroup } from "aws-cdk-lib/aws-logs";
 import { Queue, QueueEncryption } from "aws-cdk-lib/aws-sqs";
 import { routes } from "../core/api.js";
@@ -102,9 +103,19 @@ export function makeRules(stack: Stack, bus: EventBus, functions: Functions): Qu
   for (const [id, { to, on, description, eventPattern, maxAge }] of Object.entries(rules)) {
     const rule = new Rule(stack, id, { description, eventPattern, ...(on === undefined ? {} : { eventBus: on }) });
     rule.addTarget(new FunctionTarget(functions[to], { deadLetterQueue: deadLetters, retryAttempts: 20, maxEventAge: maxAge }));
-    functions[to].configureAsyncInvoke({ onFailure: new SqsDestination(deadLetters), retryAttempts: 2, maxEventAge: maxAge });
+    functions[to].configureAsyncInvoke({ onFailure: sendTo(deadLetters), retryAttempts: 2, maxEventAge: maxAge });
   }
   return deadLetters;
+}
+
+/** Lambda needs the right to send and no other; CDK's own destination would also grant reading the queue's attributes. */
+function sendTo(queue: Queue): IDestination {
+  return {
+    bind: (_, fn) => {
+      fn.addToRolePolicy(new PolicyStatement({ actions: ["sqs:SendMessage"], resources: [queue.queueArn] }));
+      return { destination: queue.queueArn };
+    },
+  };
 }
 
 /** The HTTP API: routes of `core/api.ts`, each IAM-authorised. */

@@ -203,7 +203,7 @@ const looksAtCommands = looks("ssm:ListCommandInvocations");
 const looksAtNodes = looks("ssm:DescribeInstanceInformation");
 const looksAtInstances = looks("ec2:DescribeInstances");
 /** Public parameters hold image ids; an account's own live under one path, so that no other parameter can be read. */
-export const imageParameterPath = "/drover/images/";
+const imageParameterPath = "/drover/images/";
 const readsImageParameters: Grant = (on) => [
   {
     actions: ["ssm:GetParameter"],

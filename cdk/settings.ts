@@ -10,7 +10,7 @@ const logDays = [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 
 const flag = z.union([z.boolean(), z.enum(["true", "false"]).transform((text) => text === "true")]);
 const days = (least: number, most: number) => z.coerce.number().int().min(least).max(most);
 
-export const settingsSchema = z.strictObject({
+const settingsSchema = z.strictObject({
   network: flag.default(false).describe("Also deploys DroverNetwork: private subnets in three zones, endpoints for SSM and S3, no internet."),
   s3EndpointId: z
     .string()
@@ -33,8 +33,8 @@ export const settingsSchema = z.strictObject({
     .describe("Where alarms are told; without it they only show on the dashboard."),
 });
 export type Settings = z.output<typeof settingsSchema>;
-export type SettingName = keyof Settings;
-export const settingNames = Object.keys(settingsSchema.shape) as SettingName[];
+type SettingName = keyof Settings;
+const settingNames = Object.keys(settingsSchema.shape) as SettingName[];
 
 /** Reads the settings out of CDK context; reports every fault at once. */
 export function readSettings(context: (name: string) => unknown): Settings {

@@ -1,7 +1,7 @@
 /** Reads a synthesized template as the tests speak of it. */
 import { readFileSync } from "node:fs";
 
-export interface Resource {
+interface Resource {
   readonly id: string;
   readonly Type: string;
   readonly Properties: any;
