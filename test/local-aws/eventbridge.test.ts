@@ -525,6 +525,17 @@ describe("schedules", () => {
 });
 
 describe("queues for dead letters", () => {
+  it("let a service in only where every condition of the policy holds", () => {
+    const sender = { service: "events.amazonaws.com", sourceArn: ruleArn };
+    const allow = (Condition: object) =>
+      queues.setPolicy(deadLetters, { Statement: { Effect: "Allow", Principal: { Service: sender.service }, Action: "sqs:SendMessage", Condition } });
+    allow({ ArnEquals: { "aws:SourceArn": ruleArn }, StringEquals: { "aws:SourceAccount": "999988887777" } });
+    expect(queues.send(deadLetters, "x", {}, sender)).toBe(false);
+    allow({ ArnEquals: { "aws:SourceArn": ruleArn }, StringEquals: { "aws:SourceAccount": world.account } });
+    expect(queues.send(deadLetters, "x", {}, sender)).toBe(true);
+    expect(queues.send(deadLetters, "x", {}, { ...sender, service: "scheduler.amazonaws.com" })).toBe(false);
+  });
+
   it("forget a message when its retention is over, and keep the rest over a save", async () => {
     queues.createQueue({ arn: deadLetters, retentionSeconds: 60 });
     const role = { role: "arn:aws:iam::111122223333:role/listener" };

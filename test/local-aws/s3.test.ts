@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { crc32 } from "node:zlib";
+import { Sha256 } from "@aws-crypto/sha256-js";
 import { GetObjectCommand, PutObjectCommand, S3Client, UploadPartCommand } from "@aws-sdk/client-s3";
-import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
+import { getSignedUrl, S3RequestPresigner } from "@aws-sdk/s3-request-presigner";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
 import { createKms, type Kms } from "../../local/aws/kms.js";
@@ -695,6 +696,26 @@ describe("presigned requests of the local S3", () => {
       "403 SignatureDoesNotMatch",
     );
     expect(s3.read("kept", "k")).toBeUndefined();
+  });
+
+  it("are refused without a header that was signed as empty", async () => {
+    const presigner = new S3RequestPresigner({
+      region: "eu-central-1",
+      credentials: { ...session, sessionToken: session.sessionToken as string },
+      sha256: Sha256,
+    });
+    const host = "kept.s3.eu-central-1.amazonaws.com";
+    const request = { method: "PUT", protocol: "https:", hostname: host, path: "/k", query: {}, headers: { host, "cache-control": "" } };
+    const signed = await presigner.presign(request, {
+      expiresIn: 900,
+      signingDate: new Date(startAtMs),
+      signableHeaders: new Set(["host", "cache-control"]),
+    });
+    const query = Object.entries(signed.query ?? {}).map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`);
+    const url = `https://${host}/k?${query.join("&")}`;
+    expect(url).toContain("X-Amz-SignedHeaders=cache-control%3Bhost");
+    expect(status(s3.fetchPresigned(url, { method: "PUT", body: Buffer.from("x") }))).toBe("403 SignatureDoesNotMatch");
+    expect(s3.fetchPresigned(url, { method: "PUT", headers: { "cache-control": "" }, body: Buffer.from("x") }).status).toBe(200);
   });
 
   it("are refused with an x-amz header that was not signed", async () => {
