@@ -19,6 +19,7 @@ export function fleet(options: { readonly seed?: number; readonly faults?: Parti
   const nodes = createSimulatedNodes(world, {
     fetch: (url) => {
       const body = files.get(url);
+      if (url.includes("busy")) return { status: 503, headers: {}, body: Buffer.alloc(0) };
       return { status: body === undefined ? 404 : 200, headers: {}, body: Buffer.from(body ?? "") };
     },
   });
