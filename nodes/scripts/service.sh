@@ -36,6 +36,7 @@ readonly fatal_texts=(
 
 unit=''
 started_at=0
+joins=true # the first server asks nobody: lines about authorisation in its log are its own components' growing pains
 
 # Refuses a configuration that would make the service do another thing than asked. RKE2_URL in the unit's environment is a `server:` key too.
 check_configuration() {
@@ -139,7 +140,7 @@ check_unit_log() {
   local -r journal="$REPLY"
   for entry in "${fatal_texts[@]}"; do
     IFS='|' read -r text times code meaning <<<"$entry"
-    if [[ $journal != *"$text"* ]]; then continue; fi
+    if [[ $journal != *"$text"* || ($joins == false && $times == 8) ]]; then continue; fi
     rest="${journal//"$text"/}"
     seen=$(((${#journal} - ${#rest}) / ${#text}))
     if ((seen < times)); then continue; fi

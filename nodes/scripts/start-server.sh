@@ -18,7 +18,7 @@ source "${BASH_SOURCE[0]%/*}/cluster.sh"
 
 # Bootstrap is the one act that can split a cluster in two, so whatever hints at a cluster elsewhere ends it here, before the service is touched.
 check_bootstrap() {
-  local body=''
+  local body='' file
   if [[ -d $wal_dir ]]; then
     log "etcd data is on the disk: this is a restart of a member"
     return 0
@@ -26,6 +26,9 @@ check_bootstrap() {
   if [[ -e $join_file ]]; then
     fail SplitBrain "$node_name was told to join a cluster and holds no etcd data: starting it without server: would make a second cluster. Replace the node"
   fi
+  for file in "$server_dir"/db/snapshots/* "$server_dir"/db/etcd-old-*; do
+    if [[ -e $file ]]; then fail SplitBrain "${file#"$root"} is left of a cluster, which a bootstrap would replace by an empty one. Restore it, or replace the node"; fi
+  done
   read_unit
   if [[ $active_state == active || $active_state == activating ]]; then return 0; fi
   body="$(curl --silent --insecure --noproxy '*' --proto '=https' --connect-timeout 3 --max-time 5 "https://$endpoint:9345/ping" 2>/dev/null)" || true
@@ -94,7 +97,10 @@ main() {
   lock_node 60
   identify "$pool"
   check_other_role rke2-agent
-  if [[ $mode == bootstrap ]]; then check_bootstrap; fi
+  if [[ $mode == bootstrap ]]; then
+    joins=false
+    check_bootstrap
+  fi
   fetch_delivery "$delivery"
   fetch_configuration
   place_configuration

@@ -106,6 +106,21 @@ describe("bootstrap", () => {
     expect(started(machine.calls())).toEqual([]);
   });
 
+  it.each(["snapshots/etcd-snapshot-x-1", "etcd-old-1795000000/member/wal/0.wal"])(
+    "refuses a disk that holds %s of a cluster: it is restored, not made anew",
+    (path) => {
+      machine.write({ [`/var/lib/rancher/rke2/server/db/${path}`]: "data" });
+      expect(start("bootstrap").result).toMatchObject({ code: "SplitBrain", message: expect.stringContaining("/db/") });
+      expect(started(machine.calls())).toEqual([]);
+    },
+  );
+
+  it("takes lines about authorisation for no verdict: the first server asks nobody", () => {
+    for (let count = 0; count < 9; count++) journal(machine, "rke2-server", "Sending HTTP 401 Unauthorized");
+    comesUp();
+    expect(start("bootstrap").result).toMatchObject({ ok: true });
+  });
+
   it("refuses when a server answers at the endpoint already", () => {
     machine.say({ ping: "pong" });
     expect(start("bootstrap").result).toMatchObject({ code: "SplitBrain", message: expect.stringContaining(endpoint) });
