@@ -12,7 +12,7 @@ import { type NodeCommandName, nodeCommands } from "../core/node-commands.js";
 /** SSM's limit on a document together with the parameter values of a command (AWS SSM API reference, CreateDocument). */
 const documentLimitBytes = 64 * 1024;
 
-export interface DocumentParameter {
+interface DocumentParameter {
   readonly type: "String";
   readonly description: string;
   readonly allowedPattern: string;
@@ -22,7 +22,7 @@ export interface DocumentParameter {
   readonly default?: "";
 }
 
-export interface DocumentContent {
+interface DocumentContent {
   readonly schemaVersion: "2.2";
   readonly description: string;
   readonly parameters: Readonly<Record<string, DocumentParameter>>;

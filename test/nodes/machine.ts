@@ -21,7 +21,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { expect, vi } from "vitest";
+import { expect } from "vitest";
 import {
   type DeliveryEntry,
   deliveryLine,
@@ -34,9 +34,6 @@ import {
   nodePaths,
 } from "../../core/node-commands.js";
 import { buildDocuments } from "../../nodes/documents.js";
-
-/** A run is some hundred processes: quick, but not on a machine that is busy. */
-vi.setConfig({ testTimeout: 120_000 });
 
 export const version = "v1.35.7+rke2r1";
 export const instanceId = "i-0a1b2c3d4e5f60718";
