@@ -2,9 +2,9 @@
  * One AWS call from the caller to the service and back: latency, throttle, permission, the operation at one instant, the trace.
  */
 import { redact, redacted } from "../../core/redact.js";
+import type { VirtualClock } from "./clock.js";
 import type { Caller, Faults, Operation, Permission, Random, Service, World } from "./contract.js";
 import { AwsError, Unmodelled } from "./contract.js";
-import type { VirtualClock } from "./clock.js";
 import type { AccessControl } from "./iam.js";
 import type { AnswerContext, Decoded, WireRequest, WireResponse } from "./protocols.js";
 import { credentialOf, decode, encodeError, encodeOutput } from "./protocols.js";
@@ -288,7 +288,9 @@ interface Leaving {
   readonly origin: Origin;
 }
 function before(a: Leaving, b: Leaving): boolean {
-  const keys = [a, b].map(({ request, origin }) => `${origin.name} ${request.method} ${request.host} ${request.path} ${request.headers["x-amz-target"] ?? ""}`);
+  const keys = [a, b].map(
+    ({ request, origin }) => `${origin.name} ${request.method} ${request.host} ${request.path} ${request.headers["x-amz-target"] ?? ""}`,
+  );
   const [left, right] = keys as [string, string];
   return left === right ? Buffer.compare(a.request.body, b.request.body) < 0 : left < right;
 }

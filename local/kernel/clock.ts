@@ -119,7 +119,7 @@ export class VirtualClock implements Clock {
 
   /** Runs until only daemon timers are left. */
   async runUntilIdle(limit: { readonly events?: number; readonly at?: number } = {}): Promise<RunEnd> {
-    return await this.runUntil(() => this.idle, limit);
+    return await this.runUntil(() => false, limit);
   }
 
   /**

@@ -102,34 +102,6 @@ export class AccessControl {
     };
   }
 
-  /** Whether a service of AWS may act, by a policy on the resource: a queue that takes dead letters, say. */
-  serviceMay(service: string, action: string, resource: string, policy: PolicyDocument | undefined, sourceArn: string): boolean {
-    return (policy?.Statement ?? []).some(
-      (statement) =>
-        statement.Effect === "Allow" &&
-        strings((statement.Principal as { Service?: string | string[] } | undefined)?.Service).includes(service) &&
-        strings(statement.Action).some((pattern) => wildcard(pattern, true).test(action)) &&
-        strings(statement.Resource).some((pattern) => wildcard(pattern, false).test(resource)) &&
-        Object.entries(statement.Condition ?? {}).every(([operator, keys]) =>
-          Object.entries(keys).every(([name, value]) => this.#sourceMatches(operator, name, value, sourceArn)),
-        ),
-    );
-  }
-
-  #sourceMatches(operator: string, name: string, value: unknown, sourceArn: string): boolean {
-    const wanted = strings(value as string | string[]);
-    switch (name.toLowerCase()) {
-      case "aws:sourcearn":
-        return wanted.some((pattern) => wildcard(pattern, false).test(sourceArn));
-      case "aws:sourceaccount":
-        return wanted.includes(this.template.account);
-      case "aws:securetransport":
-        return wanted.includes("true");
-      default:
-        throw new Unmodelled(`condition ${operator} on ${name} for a service principal is not modelled`);
-    }
-  }
-
   /** Actions in the roles' policies that nothing used so far, for services whose calls are seen here. */
   unusedPermissions(): UnusedPermission[] {
     return [...this.#prepared.roles.values()].flatMap(({ role, rules }) =>
