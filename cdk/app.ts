@@ -54,7 +54,7 @@ export async function synthesize(outdir: string, { context = {}, validate = true
   const directory = resolve(outdir);
   const app = new App({
     outdir: directory,
-    context: { ...projectContext(), ...context },
+    context: { ...projectContext(), ...metadata, ...context },
     analyticsReporting: false,
     treeMetadata: false,
     // Finding out where each construct was made doubles the time.
@@ -110,6 +110,9 @@ export async function ensureAssembly(outdir: string, options: SynthesisOptions =
   }
   return answer(true);
 }
+
+/** What the CDK CLI switches on by itself: the local cloud finds a function's code by it, and both ways of synthesis come out the same. */
+const metadata: Context = { "aws:cdk:enable-path-metadata": true, "aws:cdk:enable-asset-metadata": true };
 
 function projectContext(): Context {
   return (JSON.parse(readSource("cdk.json")) as { context: Context }).context;
