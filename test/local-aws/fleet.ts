@@ -3,10 +3,12 @@ import type { Instance } from "@aws-sdk/client-ec2";
 import { createEc2, fixtureImages, fixtureNetwork } from "../../local/aws/ec2.js";
 import { createElasticLoadBalancingV2 } from "../../local/aws/elastic-load-balancing-v2.js";
 import { createSsm } from "../../local/aws/ssm.js";
-import { AwsError, type Faults } from "../../local/kernel/contract.js";
+import { AwsError, type Faults, type Service, Unmodelled } from "../../local/kernel/contract.js";
+import { encodeOutput } from "../../local/kernel/protocols.js";
+import { fieldTree, type ServiceName, schemasOf, unmodelledFields } from "../../local/kernel/schemas.js";
 import type { DocumentContent } from "../../local/nodes/contract.js";
 import { createSimulatedNodes } from "../../local/nodes/simulated.js";
-import { calls, tinyWorld } from "./tiny-world.js";
+import { calls, type TinyWorld, tinyWorld } from "./tiny-world.js";
 
 export const profileArn = "arn:aws:iam::111122223333:instance-profile/drover-node";
 export const ubuntu = fixtureImages[0]?.id as string;
@@ -31,7 +33,7 @@ export function fleet(options: { readonly seed?: number; readonly faults?: Parti
   const elb = createElasticLoadBalancingV2(world);
   world.add(elb);
   ec2.addInstanceProfile({ arn: profileArn, name: "drover-node", roleArn: "arn:aws:iam::111122223333:role/drover-node" });
-  const ec2Call = calls(world, ec2);
+  const ec2Call = wiredCalls(world, ec2);
   const request = (overrides: Record<string, unknown> = {}) => ({
     MinCount: 1,
     MaxCount: 1,
@@ -51,8 +53,8 @@ export function fleet(options: { readonly seed?: number; readonly faults?: Parti
     elb,
     files,
     ec2Call,
-    elbCall: calls(world, elb),
-    ssmCall: calls(world, ssm),
+    elbCall: wiredCalls(world, elb),
+    ssmCall: wiredCalls(world, ssm),
     request,
     launch: (overrides: Record<string, unknown> = {}): Instance[] => ec2Call("RunInstances", request(overrides)).Instances,
     ids: (overrides: Record<string, unknown> = {}): string[] =>
@@ -60,6 +62,27 @@ export function fleet(options: { readonly seed?: number; readonly faults?: Parti
     state: (id: string) => ec2.instance(id)?.life,
     pass: async (seconds: number) => void (await world.clock.runUntil(world.clock.now() + seconds * 1000)),
   };
+}
+
+/** Calls as the kernel makes them: a field outside the model is refused, and the answer must fit the wire. */
+function wiredCalls(world: TinyWorld, service: Service) {
+  const call = calls(world, service);
+  return (name: string, input: unknown): ReturnType<typeof call> => {
+    const schema = schemasOf(service.name as ServiceName).operation(name);
+    if (schema === undefined) throw new Error(`${service.name} has no operation ${name}`);
+    const given = withoutUndefined(input);
+    const strange = unmodelledFields(given, schema.input, fieldTree(service.operations[name]?.fields ?? []));
+    if (strange.length > 0) throw new Unmodelled(`${name}: ${strange.join(", ")}`);
+    const output = call(name, given);
+    encodeOutput(schema, output, { requestId: "wired", now: world.clock.now() });
+    return output;
+  };
+}
+
+function withoutUndefined(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withoutUndefined);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).flatMap(([key, member]) => (member === undefined ? [] : [[key, withoutUndefined(member)]])));
 }
 
 /** A document as the template has them, for a command that simulated nodes keep. */
