@@ -63,7 +63,14 @@ const usualServices: readonly ServiceFactory[] = [
   createElasticLoadBalancingV2,
   createSsm,
   createSfn,
-  (world) => createSimulatedNodes(world),
+  (cloud) => {
+    // Nodes reach S3 through the endpoint of the network stack, where the template has one: bucket policies may insist on it.
+    const [endpoint] = [...cloud.template.resources.values()].filter(
+      ({ type, properties }) => type === "AWS::EC2::VPCEndpoint" && String(properties.ServiceName).endsWith(".s3"),
+    );
+    const network: Readonly<Record<string, string>> = endpoint === undefined ? {} : { "aws:SourceVpce": endpoint.ref };
+    return createSimulatedNodes(cloud, { fetch: (url, request) => cloud.service<S3>("s3").fetchPresigned(url, request, network) });
+  },
 ];
 
 export interface BootOptions {
