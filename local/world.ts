@@ -22,7 +22,7 @@ import type { Origin, TraceEntry } from "./kernel/calls.js";
 import { Calls } from "./kernel/calls.js";
 import type { RunEnd } from "./kernel/clock.js";
 import { VirtualClock } from "./kernel/clock.js";
-import type { Cloud, InternalCall, Invocation, InvocationOutcome, ServiceFactory } from "./kernel/cloud.js";
+import type { Cloud, Invocation, InvocationOutcome, ServiceFactory } from "./kernel/cloud.js";
 import type { CloudEvent, Faults, Permission, Service } from "./kernel/contract.js";
 import type { ApiCaller, ApiRequest, ApiResponse } from "./kernel/http-api.js";
 import { HttpApi, personCredentials } from "./kernel/http-api.js";
@@ -99,7 +99,6 @@ export interface SavedWorld {
   /** How many times this account was started again: no stream of randomness, and so no id, comes twice. */
   readonly starts: number;
   readonly services: Readonly<Record<string, unknown>>;
-  readonly keepers: Readonly<Record<string, unknown>>;
 }
 
 export interface TimelineEntry {
@@ -140,7 +139,6 @@ export class World implements Cloud {
   readonly logs: LogLine[] = [];
   /** What happened, for people. */
   readonly timeline: TimelineEntry[] = [];
-  readonly #keepers = new Map<string, { save(): unknown; load(state: unknown): void }>();
   readonly #apis: readonly HttpApi[];
   readonly #starts: number;
 
@@ -160,7 +158,6 @@ export class World implements Cloud {
       this.services.set(service.name, service);
     }
     for (const [name, state] of Object.entries(options.saved?.services ?? {})) this.services.get(name)?.load(structuredClone(state));
-    for (const [name, state] of Object.entries(options.saved?.keepers ?? {})) this.#keepers.get(name)?.load(structuredClone(state));
     this.#deploy();
     this.#apis = template.apis.map((api) => new HttpApi(this, api));
   }
@@ -193,10 +190,6 @@ export class World implements Cloud {
     this.clock.fail(error);
   }
 
-  keep(name: string, keeper: { save(): unknown; load(state: unknown): void }): void {
-    this.#keepers.set(name, keeper);
-  }
-
   /** Runs a function. The answer comes as the clock runs: see `drive`. */
   invoke(request: Invocation): Promise<InvocationOutcome>;
   /** Runs a function as the account's owner, and drives the clock until it has answered. */
@@ -204,10 +197,6 @@ export class World implements Cloud {
   async invoke(request: Invocation | string, payload?: unknown): Promise<InvocationOutcome> {
     if (typeof request !== "string") return await this.lambda.invoke(request);
     return await this.drive(this.lambda.invoke({ function: request, payload, kind: "sync", by: "owner" }));
-  }
-
-  async call({ service, operation, input, principal, name }: InternalCall): Promise<unknown> {
-    return await this.calls.call(service, operation, input, { principal, name, enforced: true });
   }
 
   allows(principal: string, permission: Permission): boolean {
@@ -321,9 +310,8 @@ export class World implements Cloud {
   /** Everything that is remembered. Only while nothing is under way. */
   save(): SavedWorld {
     if (!this.clock.idle) throw new Error("the world is not at rest: something is still under way");
-    const state = (entries: Iterable<[string, { save(): unknown }]>) =>
-      Object.fromEntries([...entries].map(([name, keeper]) => [name, structuredClone(keeper.save())]));
-    return { version: 1, at: this.clock.now(), starts: this.#starts, services: state(this.services), keepers: state(this.#keepers) };
+    const services = Object.fromEntries([...this.services].map(([name, service]) => [name, structuredClone(service.save())]));
+    return { version: 1, at: this.clock.now(), starts: this.#starts, services };
   }
 
   /** Gives back what can be used by the next world of this process. */

@@ -9,7 +9,7 @@ import type { AccessControl } from "./iam.js";
 import type { AnswerContext, Decoded, WireRequest, WireResponse } from "./protocols.js";
 import { credentialOf, decode, encodeError, encodeOutput } from "./protocols.js";
 import type { FieldTree, OperationSchema, Shape } from "./schemas.js";
-import { fieldTree, isServiceName, schemasOf, unmodelledFields } from "./schemas.js";
+import { fieldTree, isServiceName, schemasOf, serviceBySigningName, unmodelledFields } from "./schemas.js";
 
 /** One line of a trace: service and operation as in AWS's own API models. */
 export interface TraceEntry {
@@ -59,7 +59,7 @@ const denials: Readonly<Record<string, readonly [string, number]>> = {
 /** A call whose operation says nothing else: a small request inside one region. */
 const usualMilliseconds = 20;
 
-export interface CallsWorld extends World {
+interface CallsWorld extends World {
   readonly clock: VirtualClock;
   readonly access: AccessControl;
   readonly services: ReadonlyMap<string, Service>;
@@ -118,29 +118,38 @@ export class Calls {
   }
 
   async #serve(request: WireRequest, origin: Origin): Promise<WireResponse> {
-    const context: AnswerContext = { requestId: this.requestId(), now: this.world.clock.now(), method: request.method };
+    const { clock, faults } = this.world;
+    const requestId = this.requestId();
+    const context = (): AnswerContext => ({ requestId, now: clock.now(), method: request.method });
     let decoded: Decoded;
     try {
       decoded = decode(request);
     } catch (error) {
-      const service = credentialOf(request)?.signing;
-      if (!(error instanceof AwsError) || service !== "s3") throw error;
-      return encodeError("s3", error, context);
+      const service = serviceBySigningName(credentialOf(request)?.signing ?? "");
+      if (!(error instanceof AwsError) || service === undefined) throw error;
+      return encodeError(service, error, context());
     }
     const { service, operation, input } = decoded;
-    return await this.#perform(operation, input, origin, context.requestId, (answer) => {
-      const now = { ...context, now: this.world.clock.now() };
-      return "error" in answer ? encodeError(service, answer.error, now) : encodeOutput(operation, answer.output, now);
-    });
-  }
-
-  /** A call that another service makes as a principal: plain data in and out. */
-  async call(service: string, name: string, input: Readonly<Record<string, unknown>>, origin: Origin): Promise<unknown> {
-    const operation = this.#schema(service, name);
-    return await this.#perform(operation, input, origin, this.requestId(), (answer) => {
-      if ("error" in answer) throw answer.error;
-      return answer.output;
-    });
+    const { mutates } = this.#operation(operation);
+    const half = this.#milliseconds(this.#operation(operation)) / 2;
+    await wait(clock, half);
+    // What has left arrives, whether or not the one who sent it is still there.
+    const where = `${origin.name}: ${operation.service} ${operation.name}`;
+    const mayCrash = () => mutates && origin.crash !== undefined && origin.isAlive?.() !== false;
+    if (mayCrash() && faults.strike("crashBeforeEffect", where)) {
+      origin.crash?.("crashBeforeEffect", operation.name);
+      return await forever();
+    }
+    const answer = this.#instant(operation, input, origin, requestId);
+    if (!("error" in answer) && mayCrash() && faults.strike("crashAfterEffect", where)) {
+      origin.crash?.("crashAfterEffect", operation.name);
+      return await forever();
+    }
+    if ("error" in answer && (answer.throttled || answer.error.httpStatus >= 500)) origin.sawTrouble?.();
+    // Encoded at once: what a service answers is of this instant, though it arrives later.
+    const response = "error" in answer ? encodeError(service, answer.error, context()) : encodeOutput(operation, answer.output, context());
+    await wait(clock, half);
+    return origin.isAlive?.() === false ? await forever() : response;
   }
 
   /** The part of a call that happens at one instant: for what has come over the network by other means. */
@@ -154,42 +163,6 @@ export class Calls {
     const operation = isServiceName(service) ? schemasOf(service).operation(name) : undefined;
     if (operation === undefined) throw new Unmodelled(`${service} has no operation "${name}"`);
     return operation;
-  }
-
-  async #perform<T>(
-    operation: OperationSchema,
-    input: Readonly<Record<string, unknown>>,
-    origin: Origin,
-    requestId: string,
-    finish: (answer: Answer) => T,
-  ): Promise<T> {
-    const { clock } = this.world;
-    const half = this.#milliseconds(this.#operation(operation)) / 2;
-    await wait(clock, half);
-    if (origin.isAlive?.() === false) return await forever();
-    const where = `${origin.name}: ${operation.service} ${operation.name}`;
-    const changes = this.#operation(operation).mutates;
-    if (changes && origin.crash !== undefined && this.world.faults.strike("crashBeforeEffect", where)) {
-      origin.crash("crashBeforeEffect", operation.name);
-      return await forever();
-    }
-    const answer = this.#instant(operation, input, origin, requestId);
-    if (changes && !("error" in answer) && origin.crash !== undefined && this.world.faults.strike("crashAfterEffect", where)) {
-      origin.crash("crashAfterEffect", operation.name);
-      return await forever();
-    }
-    if ("error" in answer && (answer.throttled || answer.error.httpStatus >= 500)) origin.sawTrouble?.();
-    let finished: { readonly value: T } | { readonly error: unknown };
-    try {
-      // Encoded at once: what a service answers is of this instant, though it arrives later.
-      finished = { value: finish(answer) };
-    } catch (error) {
-      finished = { error };
-    }
-    await wait(clock, half);
-    if (origin.isAlive?.() === false) return await forever();
-    if ("error" in finished) throw finished.error;
-    return finished.value;
   }
 
   #operation(schema: OperationSchema): Operation<unknown, unknown> {
@@ -311,7 +284,7 @@ function forever(): Promise<never> {
 const secretMembers = new Set(["taskToken", "Plaintext"]);
 
 /** A value as it may be written down: secrets out, bytes as their number, times in ISO 8601. */
-export function presentable(value: unknown, shape: Shape): unknown {
+function presentable(value: unknown, shape: Shape): unknown {
   if (value === undefined || value === null) return undefined;
   if (value instanceof Uint8Array) return { bytes: value.byteLength };
   if (value instanceof Date) return value.toISOString();

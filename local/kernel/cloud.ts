@@ -3,7 +3,7 @@
  *
  * A service is made by `create<Name>(cloud)`, once per world, before the clock runs. It may keep `cloud` and use it in every call and timer.
  */
-import type { AwsError, Service, World } from "./contract.js";
+import type { Service, World } from "./contract.js";
 import type { Template } from "./template.js";
 
 export interface Cloud extends World {
@@ -11,11 +11,6 @@ export interface Cloud extends World {
   readonly template: Template;
   /** Runs a function of the template. Answers at a later instant of virtual time; never rejects, except that the world stops. */
   invoke(request: Invocation): Promise<InvocationOutcome>;
-  /**
-   * Calls another service as a principal, with everything a call has: latency, permission, throttle, trace. For service integrations of a state
-   * machine and for targets of a rule. Rejects with AwsError.
-   */
-  call(request: InternalCall): Promise<unknown>;
   /** Whether a role of the template may do something: for services that act on behalf of a role. */
   allows(
     principal: string,
@@ -23,18 +18,6 @@ export interface Cloud extends World {
   ): boolean;
   /** Stops the world: whatever runs it ends with this error. */
   fail(error: Error): void;
-  /** Registers what keeps its own state beside the services (nodes, say), under a name of its own. */
-  keep(name: string, keeper: { save(): unknown; load(state: unknown): void }): void;
-}
-
-export interface InternalCall {
-  readonly service: string;
-  readonly operation: string;
-  readonly input: Readonly<Record<string, unknown>>;
-  /** ARN of the role that acts. */
-  readonly principal: string;
-  /** Logical name of what acts: a state machine, a rule. */
-  readonly name: string;
 }
 
 export interface Invocation {
@@ -64,5 +47,3 @@ export type InvocationOutcome =
 
 /** Makes one service of the local cloud. */
 export type ServiceFactory = (cloud: Cloud) => Service;
-
-export type { AwsError };

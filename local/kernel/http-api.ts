@@ -44,7 +44,7 @@ export interface ApiCaller {
   readonly enforced: boolean;
 }
 
-export interface ApiWorld extends Cloud {
+interface ApiWorld extends Cloud {
   readonly access: AccessControl;
   requestId(): string;
   /** The secret and the owner of an access key. */

@@ -25,7 +25,7 @@ export interface UnusedPermission {
   readonly resources: readonly string[];
 }
 
-export type Decision = { readonly allowed: true } | { readonly allowed: false; readonly explicit: boolean; readonly message: string };
+type Decision = { readonly allowed: true } | { readonly allowed: false; readonly explicit: boolean; readonly message: string };
 
 interface Rule {
   readonly policy: string;

@@ -36,7 +36,7 @@ export interface FunctionCounts {
   memoryMib: number;
 }
 
-export interface LambdaWorld extends World {
+interface LambdaWorld extends World {
   readonly template: Template;
   readonly access: AccessControl;
   readonly calls: Calls;

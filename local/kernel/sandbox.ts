@@ -35,7 +35,7 @@ export interface Host {
 export type Handler = (event: unknown, context: unknown) => unknown;
 
 /** Time while a module is loaded, the same for every world: 2026-01-05T02:00:00Z. */
-export const loadedAt = Date.UTC(2026, 0, 5, 2);
+const loadedAt = Date.UTC(2026, 0, 5, 2);
 
 const nodeRequire = createRequire(import.meta.url);
 

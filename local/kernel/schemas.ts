@@ -10,7 +10,7 @@ import { Unmodelled } from "./contract.js";
 
 const require = createRequire(import.meta.url);
 
-export type Protocol = "restXml" | "ec2Query" | "awsQuery" | "awsJson";
+type Protocol = "restXml" | "ec2Query" | "awsQuery" | "awsJson";
 
 /** Services by the SDK client's name: the name in a signature's scope, the protocol, and the XML namespace of answers. */
 const services = {
@@ -33,11 +33,11 @@ export function serviceBySigningName(signing: string): ServiceName | undefined {
   return (Object.keys(services) as ServiceName[]).find((name) => services[name].signing === signing);
 }
 
-export type Kind = "string" | "boolean" | "number" | "bigNumber" | "timestamp" | "blob" | "document" | "list" | "map" | "struct" | "unit";
+type Kind = "string" | "boolean" | "number" | "bigNumber" | "timestamp" | "blob" | "document" | "list" | "map" | "struct" | "unit";
 /** `date-time` (ISO 8601), `http-date`, `epoch-seconds`. */
 export type TimestampFormat = "date-time" | "http-date" | "epoch-seconds";
 
-export interface Traits {
+interface Traits {
   readonly xmlName?: string;
   readonly ec2QueryName?: string;
   readonly xmlFlattened?: unknown;

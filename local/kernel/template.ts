@@ -15,7 +15,7 @@ export interface Target {
   readonly partition: "aws";
 }
 
-export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
+type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 export interface PolicyDocument {
   readonly Version?: string;
   readonly Statement: readonly PolicyStatement[];
@@ -31,7 +31,7 @@ export interface PolicyStatement {
   readonly Condition?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
 }
 
-export interface TemplateResource {
+interface TemplateResource {
   readonly logicalId: string;
   readonly type: string;
   readonly stack: string;
@@ -71,7 +71,7 @@ export interface TemplateRole extends TemplateResource {
   readonly boundary: PolicyDocument | undefined;
 }
 
-export interface FunctionPermission {
+interface FunctionPermission {
   readonly functionArn: string;
   readonly action: string;
   readonly principal: string;
@@ -79,7 +79,7 @@ export interface FunctionPermission {
   readonly sourceAccount: string | undefined;
 }
 
-export interface TemplateStateMachine extends TemplateResource {
+interface TemplateStateMachine extends TemplateResource {
   readonly name: string;
   readonly role: string;
   readonly kind: "STANDARD" | "EXPRESS";
@@ -105,11 +105,11 @@ export interface TemplateKey extends TemplateResource {
   readonly rotation: boolean;
 }
 
-export interface TemplateBus extends TemplateResource {
+interface TemplateBus extends TemplateResource {
   readonly name: string;
 }
 
-export interface RuleTarget {
+interface RuleTarget {
   readonly id: string;
   readonly arn: string;
   readonly role: string | undefined;
@@ -130,7 +130,7 @@ export interface TemplateRule extends TemplateResource {
   readonly targets: readonly RuleTarget[];
 }
 
-export interface TemplateSchedule extends TemplateResource {
+interface TemplateSchedule extends TemplateResource {
   readonly name: string;
   readonly group: string;
   readonly expression: string;
@@ -162,18 +162,18 @@ export interface TemplateApi extends TemplateResource {
   readonly throttle: { readonly ratePerSecond: number; readonly burst: number } | undefined;
 }
 
-export interface TemplateDocument extends TemplateResource {
+interface TemplateDocument extends TemplateResource {
   readonly name: string;
   readonly documentType: string;
   readonly content: { readonly [name: string]: Json };
 }
 
-export interface TemplateQueue extends TemplateResource {
+interface TemplateQueue extends TemplateResource {
   readonly name: string;
   readonly policy: PolicyDocument | undefined;
 }
 
-export interface TemplateInstanceProfile extends TemplateResource {
+interface TemplateInstanceProfile extends TemplateResource {
   readonly name: string;
   readonly roles: readonly string[];
 }
@@ -237,7 +237,7 @@ const types: Readonly<Record<string, TypeModel>> = {
   "AWS::Lambda::Function": {
     name: { property: "FunctionName", limit: 64 },
     arn: arnOf("lambda", "function:"),
-    // prettier: the rest of the properties (layers, VPC, file systems) would change what a handler sees, so they stay unmodelled.
+    // Layers, VPC and file systems would change what a handler sees, so they stay unmodelled.
     properties: [
       "FunctionName",
       "Code",

@@ -55,9 +55,9 @@ beforeAll(() => {
         properties: { ReservedConcurrentExecutions: 1 },
       },
       Write: {
-        code: `${s3} export const handler = async ({ key, also = [] }) => {
+        code: `${s3} export const handler = async ({ key, also = [], together = [] }) => {
           const put = (Key) => client.send(new PutObjectCommand({ Bucket, Key, Body: "by " + Key }));
-          const before = Date.now(); await put(key); await Promise.all(also.map(put)); return { key, took: Date.now() - before }; };`,
+          const before = Date.now(); await Promise.all([key, ...together].map(put)); await Promise.all(also.map(put)); return { key, took: Date.now() - before }; };`,
         statements: [allow("s3:PutObject", bucketOf("Bucket"))],
         environment: { BUCKET: { Ref: "Bucket" } },
       },
@@ -299,6 +299,14 @@ describe("faults", () => {
     expect([read(world, "a"), read(world, "b")]).toEqual([found, undefined]);
     expect(await world.invoke("Write", { key: "c" })).toMatchObject({ ok: true });
     expect(world.counts.functions.Write?.coldStarts).toBe(2);
+  });
+
+  it("let a call take effect that had left before its function was lost", async () => {
+    const world = boot();
+    world.faults.plan("crashBeforeEffect", "PutObject");
+    expect((await world.invoke("Write", { key: "a", also: [], together: ["b", "c"] })).ok).toBe(false);
+    await world.runUntilIdle();
+    expect(["a", "b", "c"].filter((key) => read(world, key) !== undefined)).toHaveLength(2);
   });
 
   it("run a handler twice for one request, the caller hearing of one", async () => {

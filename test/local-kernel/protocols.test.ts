@@ -53,7 +53,8 @@ function wire(answer: (decoded: Decoded) => unknown) {
       );
       const chunks: Buffer[] = [];
       if (request.body instanceof Readable) for await (const chunk of request.body) chunks.push(Buffer.from(chunk));
-      else if (request.body !== undefined) chunks.push(Buffer.from(request.body as string));
+      else if (request.body instanceof Uint8Array) chunks.push(Buffer.from(request.body.buffer, request.body.byteOffset, request.body.byteLength));
+      else if (typeof request.body === "string") chunks.push(Buffer.from(request.body));
       const arrived: WireRequest = {
         method: request.method,
         host: request.hostname,
@@ -437,7 +438,7 @@ describe("the REST protocol of S3", () => {
     const raced = new S3Client(
       wire(() => refuse("PreconditionFailed", "At least one of the pre-conditions you specified did not hold", 412)).options,
     );
-    await expect(raced.send(new PutObjectCommand({ Bucket: bucket, Key: "k", IfMatch: '"e"' }))).rejects.toMatchObject({
+    await expect(raced.send(new PutObjectCommand({ Bucket: bucket, Key: "k", Body: "", IfMatch: '"e"' }))).rejects.toMatchObject({
       name: "PreconditionFailed",
       $metadata: { httpStatusCode: 412 },
     });
