@@ -18,7 +18,7 @@ import { createScheduler } from "./aws/scheduler.js";
 import type { Sfn } from "./aws/sfn.js";
 import { createSfn } from "./aws/sfn.js";
 import { createSsm } from "./aws/ssm.js";
-import type { Origin, TraceEntry } from "./kernel/calls.js";
+import type { Origin, SeenCall, TraceEntry } from "./kernel/calls.js";
 import { Calls } from "./kernel/calls.js";
 import type { RunEnd } from "./kernel/clock.js";
 import { VirtualClock } from "./kernel/clock.js";
@@ -139,6 +139,7 @@ export class World implements Cloud {
   readonly logs: LogLine[] = [];
   /** What happened, for people. */
   readonly timeline: TimelineEntry[] = [];
+  readonly #eventObservers: ((event: CloudEvent) => void)[] = [];
   readonly #apis: readonly HttpApi[];
   readonly #starts: number;
 
@@ -169,6 +170,7 @@ export class World implements Cloud {
   // ----------------------------------------------------------------------------------------------------- what services see
 
   publish(event: CloudEvent): void {
+    for (const see of this.#eventObservers) this.#checked(() => see(event));
     this.service<EventBridge>("eventbridge").publish(event);
   }
 
@@ -280,6 +282,24 @@ export class World implements Cloud {
   /** Checks after every step of the world, once it has come to rest. A check that throws ends the run. */
   afterEachStep(...checks: readonly ((world: World) => void)[]): void {
     for (const check of checks) this.clock.afterEachEvent(() => check(this));
+  }
+
+  /** Tells of every AWS call at the instant of its effect, with nothing taken out. What the observer throws ends the run. */
+  onCall(observer: (call: SeenCall) => void): void {
+    this.calls.observers.push((call) => this.#checked(() => observer(call)));
+  }
+
+  /** Tells of every event that AWS itself puts on the default bus. What the observer throws ends the run. */
+  onEvent(observer: (event: CloudEvent) => void): void {
+    this.#eventObservers.push(observer);
+  }
+
+  #checked(check: () => void): void {
+    try {
+      check();
+    } catch (error) {
+      this.fail(error instanceof Error ? error : new Error(String(error)));
+    }
   }
 
   /** From now on nothing goes wrong by itself. */

@@ -40,6 +40,20 @@ export interface Origin {
   /** Tells the caller's keeper that a service answered with an error that the SDK retries: it keeps count of those in memory. */
   readonly sawTrouble?: () => void;
   readonly context?: Readonly<Record<string, string>>;
+  /** Text of what the function was invoked with. */
+  readonly payload?: string;
+}
+
+/** A call as it was: nothing copied, nothing taken out. For checks inside this process, never to be written down. */
+export interface SeenCall {
+  readonly service: string;
+  readonly operation: string;
+  readonly mutates: boolean;
+  readonly input: unknown;
+  /** Undefined when it was answered with an error. */
+  readonly output?: unknown;
+  readonly error?: AwsError;
+  readonly origin: Origin;
 }
 
 /** Names of the services in AWS's API models (as botocore and the command line call them). */
@@ -69,6 +83,8 @@ interface CallsWorld extends World {
 export class Calls {
   /** Calls by `<service>.<operation>`, then by who called. */
   readonly counts = new Map<string, Map<string, number>>();
+  /** Told of every call, at the instant of its effect. */
+  readonly observers: ((call: SeenCall) => void)[] = [];
   #seq = 0;
   readonly #latency: Random;
   readonly #ids: Random;
@@ -190,6 +206,11 @@ export class Calls {
     const [unknown] = unmodelledFields(input, schema.input, tree);
     if (unknown !== undefined) throw new Unmodelled(`${schema.service} ${schema.name}: input field ${unknown} is not modelled`);
     const answer = this.#answer(schema, operation, service, input, origin, requestId);
+    if (this.observers.length > 0) {
+      const outcome = "error" in answer ? { error: answer.error } : { output: answer.output };
+      const call: SeenCall = { service: schema.service, operation: schema.name, mutates: operation.mutates, input, ...outcome, origin };
+      for (const see of this.observers) see(call);
+    }
     this.#record(schema, input, answer, origin, requestId);
     return answer;
   }

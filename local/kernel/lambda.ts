@@ -272,7 +272,7 @@ export class Lambda {
           const cause = `The cause could not be determined because Lambda did not return an error type. Returned payload: {"errorMessage":"RequestId: ${requestId} Process exited before completing request"}`;
           end(service(requestId, "Lambda.Unknown", cause), true);
         };
-        container.attach(this.#host(definition, requestId, attempt, container, lost));
+        container.attach(this.#host(definition, text, requestId, attempt, container, lost));
         const context = {
           callbackWaitsForEmptyEventLoop: true,
           awsRequestId: requestId,
@@ -303,12 +303,20 @@ export class Lambda {
     return { container, cold: true };
   }
 
-  #host(definition: TemplateFunction, requestId: string, attempt: string, container: Container, lost: (reason: string) => void): Host {
+  #host(
+    definition: TemplateFunction,
+    payload: string,
+    requestId: string,
+    attempt: string,
+    container: Container,
+    lost: (reason: string) => void,
+  ): Host {
     const { world } = this;
     const origin: Origin = {
       principal: definition.role,
       name: definition.label,
       enforced: true,
+      payload,
       crash: (when, operation) => lost(`${when === "crashBeforeEffect" ? "before" : "after"} ${operation}`),
       isAlive: () => container.isAlive,
       sawTrouble: () => {
