@@ -40,14 +40,20 @@ interface PreparedRole {
   readonly session: string;
   readonly rules: readonly Rule[];
   readonly patterns: readonly RegExp[];
-  readonly conditionKeys: readonly string[];
+  readonly conditionKeys: readonly ConditionKey[];
   readonly hasVariables: boolean;
 }
 
 interface ResourcePolicy {
   readonly document: PolicyDocument;
   readonly patterns: readonly RegExp[];
-  readonly conditionKeys: readonly string[];
+  readonly conditionKeys: readonly ConditionKey[];
+}
+
+/** A condition key that a policy asks for. One that is only compared as a number says no more than how it stands to each of these. */
+interface ConditionKey {
+  readonly name: string;
+  readonly thresholds: readonly number[] | undefined;
 }
 
 interface Prepared {
@@ -143,9 +149,11 @@ export class AccessControl {
     const identity = role.hasVariables
       ? resource
       : [...role.patterns, ...(policy?.patterns ?? [])].map((pattern) => (pattern.test(resource) ? "1" : "0")).join("");
-    const values = [...role.conditionKeys, ...(policy?.conditionKeys ?? [])].map((name) => {
-      const found = Object.entries(context ?? {}).find(([given]) => given.toLowerCase() === name);
-      return found === undefined ? "" : `${name}=${String(found[1])}`;
+    const given = new Map(Object.entries(context ?? {}).map(([name, value]) => [name.toLowerCase(), String(value)]));
+    const values = [...role.conditionKeys, ...(policy?.conditionKeys ?? [])].map(({ name, thresholds }) => {
+      const value = given.get(name);
+      if (value === undefined) return "";
+      return `${name}=${thresholds === undefined ? value : thresholds.map((threshold) => Math.sign(Number(value) - threshold)).join()}`;
     });
     return [role.role.arn, action, policy === undefined ? "" : owner({ action, resource }), identity, ...values].join("|");
   }
@@ -241,11 +249,22 @@ function patternsOf(documents: readonly PolicyDocument[]): RegExp[] {
   return [...new Set(texts)].filter((text) => text !== "*").map((text) => wildcard(text, false));
 }
 
-function conditionKeysOf(documents: readonly PolicyDocument[]): string[] {
-  const names = documents.flatMap(({ Statement }) =>
-    Statement.flatMap(({ Condition }) => Object.values(Condition ?? {}).flatMap((keys) => Object.keys(keys))),
-  );
-  return [...new Set(names.map((name) => name.toLowerCase()))].sort();
+function conditionKeysOf(documents: readonly PolicyDocument[]): ConditionKey[] {
+  const found = new Map<string, { numeric: boolean; readonly thresholds: number[] }>();
+  for (const { Condition } of documents.flatMap(({ Statement }) => Statement)) {
+    for (const [operator, keys] of Object.entries(Condition ?? {})) {
+      for (const [key, values] of Object.entries(keys)) {
+        const name = key.toLowerCase();
+        const known = found.get(name) ?? { numeric: true, thresholds: [] };
+        known.numeric &&= operator.startsWith("Numeric");
+        known.thresholds.push(...[values].flat().map(Number));
+        found.set(name, known);
+      }
+    }
+  }
+  return [...found]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, { numeric, thresholds }]) => ({ name, thresholds: numeric ? thresholds : undefined }));
 }
 
 function usedBy({ role, rules }: PreparedRole, { action, resource }: Permission): string[] {

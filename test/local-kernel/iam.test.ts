@@ -82,6 +82,20 @@ describe("roles of the template", () => {
     expect(control.decide(arn, { action: "s3:DeleteObject", resource: "arn:aws:s3:::elsewhere/k" }).allowed).toBe(true);
   });
 
+  it("are held to a limit in a bucket's policy, to the millisecond", () => {
+    const old = {
+      Effect: "Deny",
+      Principal: { AWS: "*" },
+      Action: "s3:*",
+      Resource: "arn:aws:s3:::store/*",
+      Condition: { NumericGreaterThan: { "s3:signatureAge": "900000" } },
+    };
+    const control = access([allow("s3:GetObject")], bucket([old]));
+    const read = (age: number) =>
+      control.decide(arn, { action: "s3:GetObject", resource: "arn:aws:s3:::store/k", context: { "s3:signatureAge": String(age) } }).allowed;
+    expect([1, 899_999, 900_000, 900_001, 5_000_000, 2].map(read)).toEqual([true, true, true, false, false, true]);
+  });
+
   it("need the key's policy to leave a key to IAM", () => {
     const key = (principal: string) => ({
       Key: {
