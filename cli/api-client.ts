@@ -137,7 +137,12 @@ function unreachable(where: string, error: unknown): OutOfReach {
   }
   if (code === "ECONNREFUSED") {
     const isLocal = where.startsWith("the local cloud");
-    return fail(`Nothing answers at ${where}`, isLocal ? "Start it: drover local up" : "Check the endpoint, and that a firewall lets you through");
+    return fail(
+      `Nothing answers at ${where}`,
+      isLocal
+        ? "It has stopped: start it with drover local up, its log is .drover/local/local.log"
+        : "Check the endpoint, and that a firewall lets you through",
+    );
   }
   return fail(`No answer from ${where} after ${mostTries} tries: ${message}`, "Check the network, then start the command again");
 }

@@ -119,7 +119,9 @@ async function serve(command: Command, place: Place, settings: Settings): Promis
     tellWhatNext(command, place, file, cloud.goesOn ? "goes on where it stopped" : `new, seed ${cloud.seed}`);
     try {
       await Promise.race([cloud.broken, aborted(surroundings.interrupted)]);
-      command.tell("Stopping\n");
+    } catch (error) {
+      command.tell("The local cloud broke off; the next start goes on from its last rest, before the operations that were under way\n");
+      throw error;
     } finally {
       await rm(place.file, { force: true });
       await cloud.stop();

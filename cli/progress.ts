@@ -45,8 +45,8 @@ const createShapes: Readonly<Record<(typeof createSteps)[number], StepShape>> = 
   agents: { after: ["bootstrap", "agents online"], waitingFor: "agents to be Ready", of: ({ agents }) => agents },
   verify: { after: ["join", "agents", "prepare"], waitingFor: "every node to be verified" },
   kubeconfig: { after: ["verify"], waitingFor: "the kubeconfig to be stored" },
-  "endpoint healthy": { after: ["kubeconfig"], waitingFor: "the endpoint to answer" },
-  ready: { after: ["endpoint healthy"], waitingFor: "the operation to be closed" },
+  "endpoint healthy": { after: ["endpoint"], waitingFor: "the endpoint to answer" },
+  ready: { after: ["kubeconfig", "endpoint healthy"], waitingFor: "the operation to be closed" },
 };
 
 const deleteShapes: Readonly<Record<(typeof deleteSteps)[number], StepShape>> = {

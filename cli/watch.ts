@@ -25,6 +25,7 @@ export async function watchOperation(
       if (surroundings.interrupted.aborted) throw interruption(`Stopped watching ${operation}`, goesOn);
       try {
         const record = await api.call<OperationRecord>("readOperation", { name: cluster, operation });
+        if (lostSince !== undefined) display.note("The API answers again");
         lostSince = undefined;
         display.show(record, size, api.endpoint.now());
         if (record.status === "succeeded" || record.status === "failed") return record;
@@ -32,10 +33,12 @@ export async function watchOperation(
         if (!(error instanceof CommandFailure)) throw error;
         if (error.exit === "interrupted") throw interruption(`Stopped watching ${operation}`, goesOn);
         if (!(error instanceof OutOfReach)) throw error;
+        // Nothing goes on in a local cloud that has ended.
+        if (api.endpoint.kind === "local") throw error;
         const now = surroundings.now();
+        if (lostSince === undefined) display.note(`${error.what}; the operation goes on, asking again`);
         lostSince ??= now;
         if (now - lostSince >= patienceMilliseconds) throw new OutOfReach(error.what, goesOn, { cause: error });
-        display.note(`${error.what}; the operation goes on, asking again`);
       }
       await surroundings.sleep(api.endpoint.pollMilliseconds);
     }
