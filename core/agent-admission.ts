@@ -82,16 +82,15 @@ export function bookAdmission(input: {
 }
 
 /**
- * Private address of the server that a group joins through: round robin over the servers that vote, by slot. Not through the load balancer, which
- * may still be warming up.
- *
- * @param group position of the group, from 0
+ * Private addresses of the servers that vote, by slot: agents spread over them by themselves. Not the load balancer, which may still be warming up.
+ * @throws NotYet when none votes
  */
-export function joinAddressFor(group: number, members: readonly ServerMember[]): string {
-  const bySlot = [...members].sort((a, b) => a.slot - b.slot);
-  const member = bySlot[group % Math.max(1, bySlot.length)];
-  if (member === undefined) throw new NotYet("no server votes yet, so no agent can join", "Asking again shortly");
-  return member.address;
+export function joinAddresses(members: readonly ServerMember[]): string {
+  if (members.length === 0) throw new NotYet("no server votes yet, so no agent can join", "Asking again shortly");
+  return [...members]
+    .sort((a, b) => a.slot - b.slot)
+    .map((member) => member.address)
+    .join(",");
 }
 
 /** Whole seconds, rounded down: the lead covers the rest. */

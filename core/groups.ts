@@ -14,7 +14,10 @@ export interface NodeGroup {
 
 /** Instances in a SendCommand call. */
 export const groupLimit = 50;
-/** Nodes that were not online with the rest wait in small groups, so that few wait for the slowest. */
+/**
+ * Nodes that were not online with the rest wait in small groups, so that few wait for the slowest. Not so with many agents: there admission takes minutes
+ * anyway, and each group costs transitions.
+ */
 export const lateGroupLimit = 10;
 /** With more agents than this, admission is what takes long, and it starts as soon as a first small group is ready. */
 const manyAgents = 200;
@@ -70,7 +73,7 @@ export function decideGather(input: {
   const agents = expected.filter((node) => node.role === "agent").length;
   const chunks = [
     ...chunksByPool(ready, agents > manyAgents ? firstGroupSizes : [], sizeLimit),
-    ...chunksByPool(late, [], Math.min(lateGroupLimit, sizeLimit)),
+    ...chunksByPool(late, [], agents > manyAgents ? sizeLimit : Math.min(lateGroupLimit, sizeLimit)),
   ];
   return { kind: "go", groups: nameGroups(chunks, input.pass ?? 1), lost };
 }

@@ -12,6 +12,7 @@ import { z } from "zod";
 /** Presigned URL of a delivery list: see `deliveryLine`. A query string of a presigned URL holds only these characters. */
 const deliveryUrl = z.string().regex(/^https:\/\/[A-Za-z0-9._~:/?&=%+-]{1,3500}$/);
 const role = z.enum(["server", "agent"]);
+const ipv4List = z.string().regex(/^(\d{1,3}\.){3}\d{1,3}(,(\d{1,3}\.){3}\d{1,3}){0,6}$/);
 const ipv4 = z.string().regex(/^(\d{1,3}\.){3}\d{1,3}$/);
 
 /**
@@ -99,9 +100,12 @@ export const nodeCommands = {
     deadlineSeconds: 1500,
     mode: "single",
   },
-  /** Starts rke2-agent against `joinAddress`, waits until this node's kubelet is Ready, then points the file left behind at `endpoint`. */
+  /**
+   * Starts rke2-agent against one of `joinAddresses`, servers separated by commas: each node begins at another one, so that a group spreads over all, and
+   * goes on to the next when that does not answer. Waits until this node's kubelet is Ready, then points the file left behind at `endpoint`.
+   */
   "start-agent": {
-    parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl, joinAddress: ipv4, endpoint: z.string() }),
+    parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl, joinAddresses: ipv4List, endpoint: z.string() }),
     result: z.strictObject({ ...succeeded, version: z.string() }),
     deadlineSeconds: 900,
     mode: "group",
@@ -131,7 +135,7 @@ export const nodeCommands = {
    * node password. A name that is not there is already removed.
    */
   "remove-node": {
-    parameters: z.strictObject({ pool: z.string(), nodes: z.string().regex(/^[a-z0-9-]+(,[a-z0-9-]+){0,49}$/), role }),
+    parameters: z.strictObject({ pool: z.string(), nodes: z.string().regex(/^[a-z][a-z0-9-]*[a-z0-9](,[a-z][a-z0-9-]*[a-z0-9]){0,49}$/), role }),
     result: z.strictObject({ ...succeeded, removed: z.number().int(), members: z.number().int() }),
     deadlineSeconds: 300,
     mode: "single",

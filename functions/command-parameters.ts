@@ -1,5 +1,5 @@
 /** What each node command is sent with: its few plain parameters, and the delivery that holds the rest. */
-import { joinAddressFor } from "../core/agent-admission.js";
+import { joinAddresses } from "../core/agent-admission.js";
 import { archivesOfCluster, parseChecksums } from "../core/archives.js";
 import { NotYet, Unsafe } from "../core/failures.js";
 import { artifactKeys, serverPool, shortHash, stateKeys } from "../core/layout.js";
@@ -44,10 +44,10 @@ export async function commandParameters(
     }
     case "start-agent": {
       const token = fullToken(caHashOf(record), "node", await clients.secrets.read(record.uid, "agent-token", record.secrets["agent-token"]));
-      const entry = await clients.deliveries.secretFile(stateKeys.delivery(record.uid, delivery, "token"), token, tokenPaths.token, "0600");
+      const entry = await clients.deliveries.file(stateKeys.delivery(record.uid, delivery, "token"), token, tokenPaths.token, "0600");
       return parameters.parse({
         pool,
-        joinAddress: joinAddressFor(groupNumber(step.group), record.members),
+        joinAddresses: joinAddresses(record.members),
         endpoint: endpointOf(record).dnsName,
         delivery: await clients.deliveries.list(record.uid, delivery, [entry]),
       });
@@ -107,7 +107,7 @@ async function preparation(delivery: string, pool: string, record: ClusterRecord
   ];
   const placed = await Promise.all(
     files.flatMap(([name, content, target]) =>
-      content === undefined ? [] : [clients.deliveries.secretFile(stateKeys.delivery(record.uid, delivery, name), content, target, "0600")],
+      content === undefined ? [] : [clients.deliveries.file(stateKeys.delivery(record.uid, delivery, name), content, target, "0600")],
     ),
   );
   return [...archives, ...placed];
@@ -122,7 +122,7 @@ async function serverStart(file: CommandFile, mode: "bootstrap" | "join", record
   ]);
   const token = mode === "bootstrap" ? serverToken : fullToken(caHashOf(record), "server", serverToken);
   const place = (name: string, content: string, target: string) =>
-    clients.deliveries.secretFile(stateKeys.delivery(record.uid, delivery, name), content, target, "0600");
+    clients.deliveries.file(stateKeys.delivery(record.uid, delivery, name), content, target, "0600");
   return Promise.all([
     place("token", token, tokenPaths.token),
     place("agent-token", agentToken, tokenPaths.agentToken),
@@ -142,9 +142,4 @@ function caHashOf(record: ClusterRecord): string {
   const hash = record.bootstrap?.done?.caHash;
   if (hash === undefined) throw new NotYet(`${record.name} has no CA yet: its first server has not answered`, "Asking again shortly");
   return hash;
-}
-
-/** Position of a group among those of its pool: `workers-1-03` is the third. */
-function groupNumber(group: string): number {
-  return Number(/(\d+)$/.exec(group)?.[1] ?? "1") - 1;
 }

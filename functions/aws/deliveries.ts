@@ -13,10 +13,8 @@ import { type DeliveryEntry, deliveryLine } from "../../core/node-commands.js";
 export const urlLifetimeSeconds = 900;
 
 export interface Deliveries {
-  /** Stores a file for one delivery and answers how a node gets it. */
-  file(key: string, content: string, target: string, mode: string, sha256: string | undefined): Promise<DeliveryEntry>;
-  /** As `file`, for content that is secret: encrypted with the secrets key. */
-  secretFile(key: string, content: string, target: string, mode: string): Promise<DeliveryEntry>;
+  /** Stores a file for one delivery, encrypted with the secrets key, and answers how a node gets it. */
+  file(key: string, content: string, target: string, mode: string): Promise<DeliveryEntry>;
   /** An object of another bucket, such as an archive of the release. */
   object(bucket: string, key: string, target: string, mode: string, sha256: string | undefined): Promise<DeliveryEntry>;
   /** Where a node may create one object, encrypted with the secrets key. */
@@ -28,15 +26,10 @@ export interface Deliveries {
 export function deliveries(bucket: string, secretsKeyArn: string, s3: S3Client = presigningClient()): Deliveries {
   const encrypted = { ServerSideEncryption: "aws:kms", SSEKMSKeyId: secretsKeyArn } as const;
   const get = (from: string, key: string) => getSignedUrl(s3, new GetObjectCommand({ Bucket: from, Key: key }), { expiresIn: urlLifetimeSeconds });
-  const put = (key: string, content: string, encryption: object) =>
-    s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: content, ...encryption }));
+  const put = (key: string, content: string) => s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: content, ...encrypted }));
   return {
-    async file(key, content, target, mode, sha256) {
-      await put(key, content, {});
-      return { kind: "get", sha256, mode, target, url: await get(bucket, key) };
-    },
-    async secretFile(key, content, target, mode) {
-      await put(key, content, encrypted);
+    async file(key, content, target, mode) {
+      await put(key, content);
       return { kind: "get", sha256: undefined, mode, target, url: await get(bucket, key) };
     },
     async object(from, key, target, mode, sha256) {
@@ -58,7 +51,7 @@ export function deliveries(bucket: string, secretsKeyArn: string, s3: S3Client =
     },
     async list(uid, delivery, entries) {
       const key = stateKeys.delivery(uid, delivery, "list");
-      await put(key, `${entries.map(deliveryLine).join("\n")}\n`, encrypted);
+      await put(key, `${entries.map(deliveryLine).join("\n")}\n`);
       return get(bucket, key);
     },
   };

@@ -2,7 +2,7 @@
 #
 # Starts rke2-agent on this machine against a running server, and waits until its kubelet is Ready.
 #
-# Parameters  pool, delivery, joinAddress, endpoint
+# Parameters  pool, delivery, joinAddresses, endpoint
 # Delivery    the token file
 # Changes     the token file, 20-drover-join.yaml; enables and starts rke2-agent
 # Again       safe: an agent that is Ready is left as it is
@@ -35,12 +35,27 @@ check_token() {
   fi
 }
 
+# One of the servers into REPLY: each node begins at another one, so that a group of agents spreads over all servers, and goes on to the next when that
+# does not answer. When none answers, the first: the service asks it again and again, and its log says why it does not come.
+choose_server() {
+  local -a servers
+  local first body index
+  IFS=, read -r -a servers <<<"$1"
+  read -r first _ < <(cksum <<<"$node_name")
+  for ((index = 0; index < ${#servers[@]}; index++)); do
+    REPLY="${servers[(first + index) % ${#servers[@]}]}"
+    body="$(curl --silent --insecure --noproxy '*' --proto '=https' --connect-timeout 3 --max-time 5 "https://$REPLY:9345/ping" 2>/dev/null)" || true
+    if [[ $body == pong ]]; then return; fi
+  done
+  REPLY="${servers[first % ${#servers[@]}]}"
+}
+
 main() {
-  local pool='' delivery='' joinAddress='' endpoint=''
+  local pool='' delivery='' joinAddresses='' endpoint=''
   begin start-agent 840
   parameter pool '^[a-z]([a-z0-9-]*[a-z0-9])?$' 30
   parameter delivery '^https://[A-Za-z0-9._~:/?&=%+-]+$' 3508
-  parameter joinAddress '^([0-9]{1,3}[.]){3}[0-9]{1,3}$' 15
+  parameter joinAddresses '^([0-9]{1,3}[.]){3}[0-9]{1,3}(,([0-9]{1,3}[.]){3}[0-9]{1,3}){0,6}$' 111
   parameter endpoint '^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$' 253
   unit=rke2-agent
   lock_node 60
@@ -54,7 +69,10 @@ main() {
   place_node_file
   read_unit
   # An agent that runs keeps what it was told: the join address matters to the first start alone.
-  if [[ $active_state != active ]]; then place_join_file "$joinAddress"; fi
+  if [[ $active_state != active ]]; then
+    choose_server "$joinAddresses"
+    place_join_file "$REPLY"
+  fi
   check_configuration
 
   start_unit "$changed"

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type AdmissionBook, admissionLeadSeconds, bookAdmission, joinAddressFor } from "../../core/agent-admission.js";
+import { type AdmissionBook, admissionLeadSeconds, bookAdmission, joinAddresses } from "../../core/agent-admission.js";
 import { NotYet } from "../../core/failures.js";
 import { lowerBound } from "../../core/latency-bound.js";
 import model from "../../core/latency-model.json" with { type: "json" };
@@ -108,12 +108,12 @@ describe("admitting agents at the rate RKE2 bears", () => {
   });
 });
 
-describe("the server a group joins through", () => {
+describe("the servers that agents join through", () => {
   const members = [member("i-3", 3), member("i-1", 1), member("i-2", 2)];
-  it("spreads groups over the servers that vote, by slot", () => {
-    expect([0, 1, 2, 3].map((group) => joinAddressFor(group, members))).toEqual(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.1"]);
+  it("are those that vote, by slot, so that every node is told the same", () => {
+    expect(joinAddresses(members)).toBe("10.0.0.1,10.0.0.2,10.0.0.3");
   });
-  it("is not there yet while none votes", () => {
-    expect(() => joinAddressFor(0, [])).toThrow(NotYet);
+  it("are not there yet while none votes", () => {
+    expect(() => joinAddresses([])).toThrow(NotYet);
   });
 });

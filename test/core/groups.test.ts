@@ -51,6 +51,11 @@ describe("gathering nodes into groups", () => {
     expect(sizes(gather(wanted, ids(wanted.slice(0, 108)), 45))).toEqual([50, 50, 8, 10, 2]);
   });
 
+  it("lets the late ones of many agents wait in full groups, since each group costs transitions and admission takes minutes anyway", () => {
+    expect(sizes(gather(agents(201), ids(agents(201).slice(0, 181)), 45))).toEqual([10, 20, 50, 50, 50, 1, 20]);
+    expect(sizes(gather(agents(200), ids(agents(200).slice(0, 180)), 45))).toEqual([50, 50, 50, 30, 10, 10]);
+  });
+
   it("never mixes pools, and takes the larger first", () => {
     const wanted = [...agents(3, "gpu"), ...agents(60)];
     const answer = gather(wanted, ids(wanted));

@@ -145,9 +145,9 @@ export const joinParameters = (bench: NodeBench, caHash: string, joinAddress: st
   endpoint,
   delivery: tokenDelivery(bench, fullToken(caHash, "server", serverPassword), { agentToken: agentPassword }),
 });
-export const agentParameters = (bench: NodeBench, caHash: string, joinAddress: string, token = fullToken(caHash, "node", agentPassword)) => ({
+export const agentParameters = (bench: NodeBench, caHash: string, joinAddresses: string, token = fullToken(caHash, "node", agentPassword)) => ({
   pool: "workers",
-  joinAddress,
+  joinAddresses,
   endpoint,
   delivery: tokenDelivery(bench, token),
 });
@@ -394,6 +394,26 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
         });
         const again = succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)));
         expect(again.changed).toBe(false);
+      });
+
+      it("joins through whichever of several servers answers, wherever it is in the list", async () => {
+        const bench = makeBench();
+        const { first, caHash } = await bootstrapped(bench);
+        const silent = ["10.0.0.77", "10.0.0.78"];
+        for (const at of [0, 1, 2]) {
+          const agent = await prepared(bench, "agent");
+          const addresses = [...silent.slice(0, at), first.address, ...silent.slice(at)].join(",");
+          const parameters = agentParameters(bench, caHash, addresses);
+          expect(succeeded(await perform(bench, agent, "start-agent", parameters))).toMatchObject({ changed: true, version });
+        }
+      });
+
+      it("gives up in time when none of them answers", async () => {
+        const bench = makeBench();
+        const { caHash } = await bootstrapped(bench);
+        const agent = await prepared(bench, "agent");
+        const parameters = agentParameters(bench, caHash, "10.0.0.77,10.0.0.78");
+        expect(failed(await perform(bench, agent, "start-agent", parameters)).code).toBe("StartTimedOut");
       });
 
       it("rejects a token that is not of this cluster", async () => {

@@ -19,6 +19,7 @@ const samples: Record<string, readonly string[]> = {
   selinux: ["true", "false"],
   mode: ["bootstrap", "join"],
   joinAddress: ["10.0.1.5"],
+  joinAddresses: ["10.0.1.5,10.0.1.6"],
   endpoint: ["drv-prod-1a2b3c4d-0123456789abcdef.elb.eu-central-1.amazonaws.com"],
   nodes: ["server-i-0a1b2c3d4e5f60718", "workers-i-1,workers-i-2"],
 };
@@ -137,7 +138,12 @@ describe("every node command", () => {
     const marker = `${machine.root}/owned`;
     for (const parameter of Object.keys(nodeCommands[name].parameters.shape)) {
       for (const value of [`$(touch ${marker})`, `x"; touch ${marker}; "`, `x'\ntouch ${marker}\n'`, `\`touch ${marker}\``]) {
-        const { status, result, stderr } = machine.runRaw(name, { ...environment(name), SSM_joinAddress: "10.0.1.5", [`SSM_${parameter}`]: value });
+        const { status, result, stderr } = machine.runRaw(name, {
+          ...environment(name),
+          SSM_joinAddress: "10.0.1.5",
+          SSM_joinAddresses: "10.0.1.5,10.0.1.6",
+          [`SSM_${parameter}`]: value,
+        });
         expect(status).toBe(64);
         expect(JSON.stringify(result) + stderr).not.toContain("owned");
         expect(machine.has("/owned")).toBe(false);
