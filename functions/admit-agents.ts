@@ -27,6 +27,7 @@ export const admitAgents: Task<z.output<typeof input>, { readonly state: StateSt
     const booked = bookAdmission({
       book,
       nowMs: moment.nowMs,
+      group: `${step.operation}/${step.group}`,
       agents,
       readyServers: record.members.length,
       wantedServers: record.wanted.spec.servers.count,

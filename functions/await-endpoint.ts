@@ -1,5 +1,4 @@
 /** State "Await endpoint" of create-cluster: until the load balancer serves. Reads target health, never a connection. */
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import type { z } from "zod";
 import { decideEndpoint, type TargetState } from "../core/cluster-health.js";
 import { NotYet } from "../core/failures.js";
@@ -28,6 +27,6 @@ export const awaitEndpoint: Task<z.output<typeof stepInput>, Clients, Record<str
 
 export const handler = lambda(
   stepInput,
-  (environment) => ({ state: stateStore(environment("STATE_BUCKET")), balancers: loadBalancers(new ElasticLoadBalancingV2Client({})) }),
+  (environment) => ({ state: stateStore(environment("STATE_BUCKET")), balancers: loadBalancers() }),
   awaitEndpoint,
 );

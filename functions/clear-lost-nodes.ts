@@ -3,7 +3,6 @@
  *
  * Takes them out of the endpoint at once. The workflow then has a living server forget them, and only then are machines terminated (law 4).
  */
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import { z } from "zod";
 import { NotYet, Unsafe } from "../core/failures.js";
 import { decideLost } from "../core/groups.js";
@@ -103,7 +102,7 @@ export const handler = lambda(
     state: stateStore(environment("STATE_BUCKET")),
     instances: instances(),
     commands: commands(),
-    balancers: loadBalancers(new ElasticLoadBalancingV2Client({})),
+    balancers: loadBalancers(),
     snapshots: stateStore(environment("SNAPSHOT_BUCKET")),
   }),
   clearLostNodes,

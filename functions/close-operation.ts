@@ -3,15 +3,12 @@
  *
  * The record and the lease are touched only while the lease is this execution's: a run that was taken over says how it ended, and no more.
  */
-import { EC2Client } from "@aws-sdk/client-ec2";
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import { z } from "zod";
 import { stateKeys } from "../core/layout.js";
 import { stillHolds } from "../core/lease.js";
 import type { ClusterRecord, Lease, OperationRecord } from "../core/records.js";
 import { type Announcer, announcer } from "./aws/events.js";
 import { type Inventory, inventory } from "./aws/inventory.js";
-import { loadBalancers, securityGroups } from "./aws/load-balancer.js";
 import { type StateStore, stateStore } from "./aws/state.js";
 import { milestone, stepInput, updateRecord } from "./cluster.js";
 import { recordFailure } from "./failed-operation.js";
@@ -123,14 +120,11 @@ async function forget(cluster: string, uid: string, clients: Clients): Promise<v
 
 export const handler = lambda(
   input,
-  (environment) => {
-    const ec2 = new EC2Client({});
-    return {
-      state: stateStore(environment("STATE_BUCKET")),
-      inventory: inventory(ec2, loadBalancers(new ElasticLoadBalancingV2Client({})), securityGroups(ec2)),
-      announcer: announcer(environment("EVENT_BUS")),
-      snapshots: stateStore(environment("SNAPSHOT_BUCKET")),
-    };
-  },
+  (environment) => ({
+    state: stateStore(environment("STATE_BUCKET")),
+    inventory: inventory(),
+    announcer: announcer(environment("EVENT_BUS")),
+    snapshots: stateStore(environment("SNAPSHOT_BUCKET")),
+  }),
   closeOperation,
 );

@@ -4,8 +4,6 @@
  * Everything is found by name before it is made, so a second run completes what the first began. It waits for nothing: the load balancer comes
  * up while nodes boot.
  */
-import { EC2Client } from "@aws-sdk/client-ec2";
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import type { z } from "zod";
 import { endpointNames, ports, tags } from "../core/layout.js";
 import type { EndpointRecord } from "../core/records.js";
@@ -79,13 +77,10 @@ export const createEndpoint: Task<z.output<typeof stepInput>, Clients, { readonl
 
 export const handler = lambda(
   stepInput,
-  (environment) => {
-    const ec2 = new EC2Client({});
-    return {
-      state: stateStore(environment("STATE_BUCKET")),
-      groups: securityGroups(ec2),
-      balancers: loadBalancers(new ElasticLoadBalancingV2Client({})),
-    };
-  },
+  (environment) => ({
+    state: stateStore(environment("STATE_BUCKET")),
+    groups: securityGroups(),
+    balancers: loadBalancers(),
+  }),
   createEndpoint,
 );

@@ -1,6 +1,4 @@
 /** State "Delete endpoint" of delete-cluster: load balancer, target groups, then security groups. Found by name, so half-made ones go as well. */
-import { EC2Client } from "@aws-sdk/client-ec2";
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import type { z } from "zod";
 import { NotYet } from "../core/failures.js";
 import { endpointNames, tags } from "../core/layout.js";
@@ -51,8 +49,8 @@ export const handler = lambda(
   stepInput,
   (environment) => ({
     state: stateStore(environment("STATE_BUCKET")),
-    groups: securityGroups(new EC2Client({})),
-    balancers: loadBalancers(new ElasticLoadBalancingV2Client({})),
+    groups: securityGroups(),
+    balancers: loadBalancers(),
   }),
   deleteEndpoint,
 );

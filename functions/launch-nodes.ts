@@ -5,11 +5,11 @@
  * and never makes a second instance (core/launch.ts).
  */
 import { z } from "zod";
-import { classifyAwsError } from "../core/aws-errors.js";
-import { NoCapacity, NotYet } from "../core/failures.js";
+import { NoCapacity } from "../core/failures.js";
 import {
   type Batch,
   emptyLaunchLog,
+  isRefusal,
   type LaunchLog,
   type NextLaunch,
   nextLaunch,
@@ -46,7 +46,7 @@ export const launchNodes: Task<Input, Clients, { readonly launched: number }> = 
   let log = await readLog(clients.state, step.cluster);
   let launched = 0;
   for (let round = openBatches(log); round.length > 0; round = openBatches(log)) {
-    const answers = await launchRound(round.slice(0, callsAtOnce), log, record, step, clients);
+    const answers = await launchRound(round.slice(0, callsAtOnce), log, record, clients);
     const surplus: string[] = [];
     log = await remember(clients.state, step.cluster, answers, surplus, moment.now);
     if (surplus.length > 0) await clients.instances.terminate(surplus);
@@ -67,11 +67,11 @@ async function readLog(state: StateStore, cluster: string): Promise<LaunchLog> {
   return (await state.read<LaunchLog>(stateKeys.launches(cluster)))?.value ?? emptyLaunchLog;
 }
 
-async function launchRound(batches: readonly Batch[], log: LaunchLog, record: ClusterRecord, step: Input, clients: Clients): Promise<Answer[]> {
+async function launchRound(batches: readonly Batch[], log: LaunchLog, record: ClusterRecord, clients: Clients): Promise<Answer[]> {
   const answers = await Promise.allSettled(
     batches.map(async (batch): Promise<Answer | undefined> => {
       const call = nextLaunch(log, batch);
-      return call.kind === "launch" ? launchBatch(batch, call, record, step, clients) : undefined;
+      return call.kind === "launch" ? launchBatch(batch, call, record, clients) : undefined;
     }),
   );
   const failed = answers.find((answer) => answer.status === "rejected");
@@ -81,7 +81,7 @@ async function launchRound(batches: readonly Batch[], log: LaunchLog, record: Cl
   throw failed.reason;
 }
 
-async function launchBatch(batch: Batch, call: Call, record: ClusterRecord, step: Input, clients: Clients): Promise<Answer> {
+async function launchBatch(batch: Batch, call: Call, record: ClusterRecord, clients: Clients): Promise<Answer> {
   const shape = shapesOf(record.wanted).find((candidate) => candidate.pool === batch.pool);
   try {
     const ids = await clients.instances.launch({
@@ -106,10 +106,7 @@ async function launchBatch(batch: Batch, call: Call, record: ClusterRecord, step
     return { batch, call, ids };
   } catch (error) {
     const code = error instanceof Error ? error.name : "";
-    if (classifyAwsError("ec2", code) === "capacity") return { batch, call, refused: code };
-    if (code === "IdempotentInstanceTerminated") {
-      throw new NotYet(`The instance that ${step.operation} launched for ${batch.id} is gone already`, "Replacing it in the next pass");
-    }
+    if (isRefusal(code)) return { batch, call, refused: code };
     throw error;
   }
 }

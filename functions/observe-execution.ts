@@ -2,15 +2,12 @@
  * Follows Step Functions' status event of an execution that ended badly: an abort or a time-out passes no Catch, so nobody else writes its card or gives
  * its lease back.
  */
-import { EC2Client } from "@aws-sdk/client-ec2";
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import { z } from "zod";
 import { stateKeys } from "../core/layout.js";
 import { stillHolds } from "../core/lease.js";
 import type { Lease, OperationRecord } from "../core/records.js";
 import { announcer } from "./aws/events.js";
 import { inventory } from "./aws/inventory.js";
-import { loadBalancers, securityGroups } from "./aws/load-balancer.js";
 import { stateStore } from "./aws/state.js";
 import { type Workflows, workflows } from "./aws/workflows.js";
 import { type FailureClients, recordFailure } from "./failed-operation.js";
@@ -45,14 +42,11 @@ export const observeExecution: Task<z.output<typeof input>, Clients, { readonly 
 
 export const handler = lambda(
   input,
-  (environment) => {
-    const ec2 = new EC2Client({});
-    return {
-      state: stateStore(environment("STATE_BUCKET")),
-      inventory: inventory(ec2, loadBalancers(new ElasticLoadBalancingV2Client({})), securityGroups(ec2)),
-      announcer: announcer(environment("EVENT_BUS")),
-      workflows: workflows(),
-    };
-  },
+  (environment) => ({
+    state: stateStore(environment("STATE_BUCKET")),
+    inventory: inventory(),
+    announcer: announcer(environment("EVENT_BUS")),
+    workflows: workflows(),
+  }),
   observeExecution,
 );

@@ -3,7 +3,6 @@
  *
  * What it answered to start-server is the proof that it is ready and votes; without that proof it stays out.
  */
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import { z } from "zod";
 import { Unsafe } from "../core/failures.js";
 import { nodeCommands } from "../core/node-commands.js";
@@ -73,7 +72,7 @@ export const handler = lambda(
   (environment) => ({
     state: stateStore(environment("STATE_BUCKET")),
     instances: instances(),
-    balancers: loadBalancers(new ElasticLoadBalancingV2Client({})),
+    balancers: loadBalancers(),
   }),
   registerServer,
 );

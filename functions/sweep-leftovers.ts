@@ -1,13 +1,10 @@
 /** State "Sweep leftovers" of delete-cluster: what still carries the cluster's tags. Deletes what it may, and says what stays and what that costs. */
-import { EC2Client } from "@aws-sdk/client-ec2";
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import type { z } from "zod";
 import { priceLeft } from "../core/costs.js";
 import { NotYet } from "../core/failures.js";
 import { stateKeys } from "../core/layout.js";
 import type { OperationRecord } from "../core/records.js";
 import { type Inventory, inventory } from "./aws/inventory.js";
-import { loadBalancers, securityGroups } from "./aws/load-balancer.js";
 import { type StateStore, stateStore } from "./aws/state.js";
 import { holdLease, milestone, readRecord, stepInput } from "./cluster.js";
 import { lambda, type Task } from "./lambda.js";
@@ -42,12 +39,9 @@ export const sweepLeftovers: Task<z.output<typeof stepInput>, Clients, { readonl
 
 export const handler = lambda(
   stepInput,
-  (environment) => {
-    const ec2 = new EC2Client({});
-    return {
-      state: stateStore(environment("STATE_BUCKET")),
-      inventory: inventory(ec2, loadBalancers(new ElasticLoadBalancingV2Client({})), securityGroups(ec2)),
-    };
-  },
+  (environment) => ({
+    state: stateStore(environment("STATE_BUCKET")),
+    inventory: inventory(),
+  }),
   sweepLeftovers,
 );

@@ -3,7 +3,6 @@
  *
  * With `all`, servers first leave the endpoint and their deregistration is waited for (law 4); agents need not wait for that.
  */
-import { ElasticLoadBalancingV2Client } from "@aws-sdk/client-elastic-load-balancing-v2";
 import { z } from "zod";
 import { NotYet } from "../core/failures.js";
 import { stateKeys } from "../core/layout.js";
@@ -74,7 +73,7 @@ export const handler = lambda(
   (environment) => ({
     state: stateStore(environment("STATE_BUCKET")),
     instances: instances(),
-    balancers: loadBalancers(new ElasticLoadBalancingV2Client({})),
+    balancers: loadBalancers(),
   }),
   terminateNodes,
 );

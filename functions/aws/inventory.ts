@@ -1,11 +1,11 @@
 /** Everything of a cluster that exists in the account now, found by its tags and names, whatever its record says. */
-import { DeleteVolumeCommand, DescribeNetworkInterfacesCommand, DescribeVolumesCommand, type EC2Client } from "@aws-sdk/client-ec2";
+import { DeleteVolumeCommand, DescribeNetworkInterfacesCommand, DescribeVolumesCommand, EC2Client } from "@aws-sdk/client-ec2";
 import { hourlyPrice } from "../../core/costs.js";
 import { endpointNames, tags } from "../../core/layout.js";
 import { isGone } from "../../core/nodes.js";
 import type { LeftResource } from "../../core/records.js";
-import { type Instances, instances } from "./instances.js";
-import type { LoadBalancers, SecurityGroups } from "./load-balancer.js";
+import { instances } from "./instances.js";
+import { loadBalancers, securityGroups } from "./load-balancer.js";
 
 export interface Inventory {
   ofCluster(name: string, uid: string): Promise<readonly LeftResource[]>;
@@ -13,7 +13,10 @@ export interface Inventory {
   deleteVolumes(ids: readonly string[]): Promise<void>;
 }
 
-export function inventory(ec2: EC2Client, balancers: LoadBalancers, groups: SecurityGroups, machines: Instances = instances(ec2)): Inventory {
+export function inventory(ec2: EC2Client = new EC2Client({})): Inventory {
+  const balancers = loadBalancers();
+  const groups = securityGroups(ec2);
+  const machines = instances(ec2);
   const tagged = (uid: string) => [{ Name: `tag:${tags.uid}`, Values: [uid] }];
   return {
     async ofCluster(name, uid) {

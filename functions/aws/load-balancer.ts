@@ -4,7 +4,7 @@ import {
   CreateSecurityGroupCommand,
   DeleteSecurityGroupCommand,
   DescribeSecurityGroupsCommand,
-  type EC2Client,
+  EC2Client,
   type IpPermission,
   RevokeSecurityGroupIngressCommand,
 } from "@aws-sdk/client-ec2";
@@ -18,7 +18,7 @@ import {
   DescribeLoadBalancersCommand,
   DescribeTargetGroupsCommand,
   DescribeTargetHealthCommand,
-  type ElasticLoadBalancingV2Client,
+  ElasticLoadBalancingV2Client,
   ModifyLoadBalancerAttributesCommand,
   ModifyTargetGroupAttributesCommand,
   RegisterTargetsCommand,
@@ -66,7 +66,7 @@ export interface LoadBalancers {
 /** Long enough for calls in flight, short enough for a roll: agents keep long connections, which are closed at the end of it. */
 export const deregistrationDelaySeconds = 30;
 
-export function loadBalancers(elb: ElasticLoadBalancingV2Client): LoadBalancers {
+export function loadBalancers(elb: ElasticLoadBalancingV2Client = new ElasticLoadBalancingV2Client({})): LoadBalancers {
   return {
     async createLoadBalancer(order) {
       // Create is idempotent for the same name and settings (Elastic Load Balancing API reference, CreateLoadBalancer).
@@ -191,7 +191,7 @@ export interface SecurityGroups {
   remove(groupId: string): Promise<boolean>;
 }
 
-export function securityGroups(ec2: EC2Client): SecurityGroups {
+export function securityGroups(ec2: EC2Client = new EC2Client({})): SecurityGroups {
   const find = async (filters: { Name: string; Values: string[] }[]) => {
     const answer = await ec2.send(new DescribeSecurityGroupsCommand({ Filters: filters, MaxResults: 100 }));
     return (answer.SecurityGroups ?? []).map((group) => ({ id: group.GroupId ?? "", name: group.GroupName ?? "" }));
