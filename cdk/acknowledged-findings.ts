@@ -55,6 +55,8 @@ export const acknowledgedWildcards: Readonly<Record<string, string>> = {
   "ssm:parameter/drover/images/*": "An account's own parameters that hold image ids.",
   "states:execution:drover-create-cluster:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
   "states:execution:drover-delete-cluster:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
+  "states:execution:drover-start-agent-group:*":
+    "Executions are named by group, operation and pass; create-cluster awaits its own, and stops them with it.",
 };
 
 /** Actions that a policy may allow on `*`, because IAM knows no resource for them (Service Authorization Reference) or for the reason given. */

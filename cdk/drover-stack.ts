@@ -14,7 +14,7 @@ import { makeNodeRole } from "./node-role.js";
 import { makeObservability } from "./observability.js";
 import type { Settings } from "./settings.js";
 import { makeStorage } from "./storage.js";
-import { deployedWorkflowName, makeWorkflows, workflowArn, workflowNames } from "./workflows.js";
+import { deployedWorkflowName, makeWorkflows, operationWorkflowNames, workflowArn, workflowNames } from "./workflows.js";
 
 export interface DroverStackProps extends StackProps {
   readonly settings: Settings;
@@ -45,7 +45,14 @@ export class DroverStack extends Stack {
         CREATE_STATE_MACHINE_ARN: workflowArn(this, "create-cluster"),
         DELETE_STATE_MACHINE_ARN: workflowArn(this, "delete-cluster"),
       },
-      { stack: this, storage, nodes, busArn: bus.eventBusArn, workflows: workflowNames.map(deployedWorkflowName) },
+      {
+        stack: this,
+        storage,
+        nodes,
+        busArn: bus.eventBusArn,
+        workflows: workflowNames.map(deployedWorkflowName),
+        operations: operationWorkflowNames.map(deployedWorkflowName),
+      },
       settings,
     );
     const workflows = makeWorkflows(this, functions, storage.stateKey, settings);

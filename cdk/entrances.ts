@@ -19,7 +19,7 @@ import { busName, type EventName, eventNames, eventSchemaDocument, eventSchemaNa
 import { documentPrefix } from "./documents.js";
 import type { FunctionName, Functions } from "./functions.js";
 import type { Settings } from "./settings.js";
-import { workflowArn, workflowNames } from "./workflows.js";
+import { operationWorkflowNames, workflowArn } from "./workflows.js";
 
 /** The bus `drover`, its archive, and the published schemas of what is on it. */
 export function makeBus(stack: Stack, settings: Settings): EventBus {
@@ -95,7 +95,7 @@ export function makeRules(stack: Stack, bus: EventBus, functions: Functions): Qu
       eventPattern: {
         source: ["aws.states"],
         detailType: ["Step Functions Execution Status Change"],
-        detail: { stateMachineArn: workflowNames.map((name) => workflowArn(stack, name)), status: unhappyEnds },
+        detail: { stateMachineArn: operationWorkflowNames.map((name) => workflowArn(stack, name)), status: unhappyEnds },
       },
       maxAge: Duration.hours(6),
     },

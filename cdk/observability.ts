@@ -23,7 +23,7 @@ import { Topic } from "aws-cdk-lib/aws-sns";
 import type { Queue } from "aws-cdk-lib/aws-sqs";
 import { type FunctionName, type Functions, functionNames, functions as table } from "./functions.js";
 import type { Settings } from "./settings.js";
-import { type Workflows, workflowNames, workflows as workflowTable } from "./workflows.js";
+import { operationWorkflowNames, type Workflows, workflowNames, workflows as workflowTable } from "./workflows.js";
 
 const period = Duration.minutes(5);
 const statistic = "Sum";
@@ -60,7 +60,7 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
   const failsByDesign = (name: FunctionName) => name === "complete-node-command";
   const options = { period, statistic };
   const alarms = [
-    ...workflowNames.map((name) => {
+    ...operationWorkflowNames.map((name) => {
       const machine = workflows[name];
       const ended = [machine.metricFailed(options), machine.metricTimedOut(options), machine.metricAborted(options)];
       return alarm(

@@ -24,6 +24,8 @@ export interface Deployed {
    * to function.
    */
   readonly workflows: readonly string[];
+  /** Those that are an operation's own execution. */
+  readonly operations: readonly string[];
 }
 
 type Grant = (deployed: Deployed) => PolicyStatementProps[];
@@ -100,9 +102,11 @@ const announces: Grant = (on) => [
   { actions: ["events:PutEvents"], resources: [on.busArn], conditions: { StringEquals: { "events:source": eventSources.announcement } } },
 ];
 const everyWorkflow = (on: Deployed) => on.workflows.map((name) => arn(on, "states", `stateMachine:${name}`));
-const starts: Grant = (on) => [{ actions: ["states:StartExecution"], resources: everyWorkflow(on) }];
+const starts: Grant = (on) => [
+  { actions: ["states:StartExecution"], resources: on.operations.map((name) => arn(on, "states", `stateMachine:${name}`)) },
+];
 const asksExecutions: Grant = (on) => [
-  { actions: ["states:DescribeExecution"], resources: on.workflows.map((name) => arn(on, "states", `execution:${name}:*`)) },
+  { actions: ["states:DescribeExecution"], resources: on.operations.map((name) => arn(on, "states", `execution:${name}:*`)) },
 ];
 const answersSteps: Grant = (on) => [{ actions: ["states:SendTaskSuccess", "states:SendTaskFailure"], resources: everyWorkflow(on) }];
 

@@ -34,14 +34,20 @@ function tasksOf(machine: Machine): (Placed & { readonly state: TaskState })[] {
 }
 const isCatching = (state: State) => state.type === "Task" || state.type === "Parallel" || state.type === "Map";
 
-/** Every rule below that needs nothing but the definition. Placeholders may still stand in it. */
-export function definitionFaults(definition: string): string[] {
+/**
+ * Every rule below that needs nothing but the definition. Placeholders may still stand in it.
+ *
+ * @param isChild whether another machine starts this one and waits for it: then a failure here may end it under its own name, and the task that
+ *                waits catches that
+ */
+export function definitionFaults(definition: string, { isChild = false }: { readonly isChild?: boolean } = {}): string[] {
   const machine = readDefinition(definition);
   return [
     ...missingTimeouts(machine),
     ...missingServiceRetries(machine),
     ...boundlessRetries(machine),
-    ...uncaughtTasks(machine),
+    ...(isChild ? [] : uncaughtTasks(machine)),
+    ...unsafeStarts(machine),
     ...budgetFaults(machine),
     ...unassignedVariables(machine),
     ...lostInputs(machine),
@@ -67,20 +73,29 @@ export const lambdaServiceErrors = [
   "Lambda.AWSLambdaException",
   "Lambda.SdkClientException",
 ] as const;
-const lambdaThrottle = "Lambda.TooManyRequestsException";
+const lambdaThrottles = ["Lambda.TooManyRequestsException"] as const;
+
+/** The same of Step Functions, which as a called service names errors as the Java SDK does: what it has no name for is `AWSStepFunctionsException`. */
+export const stepFunctionsServiceErrors = ["StepFunctions.AWSStepFunctionsException", "StepFunctions.SdkClientException"] as const;
+/** Too many at once. The developer guide spells the limit without `Exception`, recorded histories spell errors of StartExecution with it. */
+export const stepFunctionsThrottles = [
+  "StepFunctions.ThrottlingException",
+  "StepFunctions.ExecutionLimitExceeded",
+  "StepFunctions.ExecutionLimitExceededException",
+] as const;
 
 export function missingServiceRetries(machine: Machine): string[] {
-  return tasksOf(machine)
-    .filter(({ state }) => state.resource.startsWith("lambda:"))
-    .flatMap(({ state }) => {
-      const retrierOf = (error: string) => state.retry.find((retrier) => retrier.errorEquals.includes(error) && retrier.maxAttempts > 0);
-      const missing = [...lambdaServiceErrors, lambdaThrottle].filter((error) => retrierOf(error) === undefined);
-      const throttle = retrierOf(lambdaThrottle);
-      return [
-        ...missing.map((error) => `${state.name}: does not retry ${error}`),
-        ...(throttle && throttle.jitter !== "FULL" ? [`${state.name}: retries ${lambdaThrottle} without JitterStrategy FULL`] : []),
-      ];
-    });
+  return tasksOf(machine).flatMap(({ state }) => {
+    const isLambda = state.resource.startsWith("lambda:");
+    const [errors, throttles] = isLambda ? [lambdaServiceErrors, lambdaThrottles] : [stepFunctionsServiceErrors, stepFunctionsThrottles];
+    const retrierOf = (error: string) => state.retry.find((retrier) => retrier.errorEquals.includes(error) && retrier.maxAttempts > 0);
+    const missing = [...errors, ...throttles].filter((error) => retrierOf(error) === undefined);
+    const unspread = throttles.filter((error) => (retrierOf(error)?.jitter ?? "FULL") !== "FULL");
+    return [
+      ...missing.map((error) => `${state.name}: does not retry ${error}`),
+      ...unspread.map((error) => `${state.name}: retries ${error} without JitterStrategy FULL`),
+    ];
+  });
 }
 
 /** A retry of everything repeats what can never succeed. */
@@ -99,6 +114,107 @@ export function uncaughtTasks(machine: Machine): string[] {
   return tasksOf(machine)
     .filter(({ state, around }) => ![state, ...around].some(catchesAll))
     .map(({ state }) => `${state.name}: no Catch of States.ALL, neither its own nor around it`);
+}
+
+// --- machines that start others ------------------------------------------------------------------------------------------------------------------
+
+const executionNameLimit = 80;
+/** What differs when a retry evaluates it again. */
+const chance = /\$(?:now|millis|random|uuid)\(|RetryCount|EnteredTime|Task\.Token/;
+
+function startsOf(machine: Machine) {
+  return tasksOf(machine)
+    .filter(({ state }) => state.resource.startsWith("states:startExecution"))
+    .map(({ state }) => ({ state, given: (name: string) => memberOf(state.arguments, name) }));
+}
+function memberOf(template: Template | undefined, name: string): Template | undefined {
+  if (template?.kind === "object") return template.members.find(([member]) => member === name)?.[1];
+  // What holds no expression is one constant.
+  const value = template?.kind === "constant" ? (template.value as Readonly<Record<string, unknown>> | null)?.[name] : undefined;
+  return value === undefined ? undefined : { kind: "constant", value };
+}
+
+/**
+ * Whoever starts an execution waits for it, and names it so that a retry whose first answer was lost meets the same one: StartExecution is
+ * idempotent by name and input while that runs. A redrive starts another, because the name of an ended one stays taken for 90 days.
+ */
+export function unsafeStarts(machine: Machine): string[] {
+  return startsOf(machine).flatMap(({ state, given }) => {
+    const name = given("Name");
+    const faults: string[] = [];
+    if (!state.resource.endsWith(".sync:2")) faults.push("starts an execution without waiting for it, so nobody hears how it ends");
+    if (name?.kind === "expression") faults.push(...nameFaults(name.expression.source));
+    else faults.push("names the execution by no expression, so a retry starts a second one or meets a stranger");
+    return faults.map((fault) => `${state.name}: ${fault}`);
+  });
+}
+
+function nameFaults(source: string): string[] {
+  const faults: string[] = [];
+  if (chance.test(source)) faults.push(`names the execution by '${source}', which a retry evaluates to another name`);
+  if (!source.includes("Execution.RedriveCount")) faults.push("names the execution without Execution.RedriveCount, so a redrive meets the ended one");
+  const length = longestText(source);
+  if (length === undefined) faults.push(`names the execution by '${source}', whose length has no bound`);
+  else if (length > executionNameLimit) faults.push(`names the execution with up to ${length} characters, ${executionNameLimit} are allowed`);
+  return faults;
+}
+
+/** Most characters of texts joined by `&`: literals, `$substring(..., 0, n)` and SHA-256 in hexadecimal. Undefined for anything else. */
+function longestText(source: string): number | undefined {
+  const parts = [""];
+  let [depth, quoted] = [0, false];
+  for (const letter of source) {
+    if (letter === "'") quoted = !quoted;
+    if (!quoted) depth += letter === "(" ? 1 : letter === ")" ? -1 : 0;
+    if (letter === "&" && depth === 0 && !quoted) parts.push("");
+    else parts[parts.length - 1] += letter;
+  }
+  const lengths = parts.map((part) => {
+    const [, literal, cut, hash] = /^(?:'([^']*)'|\$substring\(.*, 0, (\d+)\)|(\$hash\(.*, 'SHA-256'\)))$/.exec(part.trim()) ?? [];
+    return literal?.length ?? (cut !== undefined ? Number(cut) : hash !== undefined ? 64 : Number.NaN);
+  });
+  const total = lengths.reduce((sum, length) => sum + length, 0);
+  return Number.isNaN(total) ? undefined : total;
+}
+
+/** Machines by the placeholder that stands for their ARN: `StartAgentGroupStateMachine`. */
+export type Family = Readonly<Record<string, string>>;
+
+const startedBy = (given: Template | undefined) => (given?.kind === "constant" ? /^\$\{(\w+)\}$/.exec(String(given.value))?.[1] : undefined);
+
+/** Placeholders of the machines that another one starts. */
+export function childrenIn(family: Family): ReadonlySet<string> {
+  const started = Object.values(family).flatMap((definition) =>
+    startsOf(readDefinition(definition)).map(({ given }) => startedBy(given("StateMachineArn"))),
+  );
+  return new Set(started.filter((name) => name !== undefined));
+}
+
+/**
+ * What holds between a machine and those it starts: they exist, get what they read, and end by themselves before the task gives them up, since their
+ * own time-out says more than the parent's.
+ */
+export function familyFaults(family: Family): string[] {
+  return Object.values(family).flatMap((definition) =>
+    startsOf(readDefinition(definition)).flatMap(({ state, given }) => {
+      const name = startedBy(given("StateMachineArn"));
+      const text = name === undefined ? undefined : family[name];
+      if (text === undefined) return [`${state.name}: starts ${name ?? "something that no placeholder names"}, which is no machine here`];
+      const child = readDefinition(text);
+      const limit = state.timeoutSeconds?.kind === "constant" ? Number(state.timeoutSeconds.value) : Number.NaN;
+      const first = child.states.get(child.startAt) as State;
+      const read = templatesOf(first).flatMap((template) =>
+        [...expressionsOf(template)].flatMap(({ source }) => [...source.matchAll(/\$states\.input\.(\w+)/g)]),
+      );
+      const missing = [...new Set(read.map(([, field = ""]) => field))].filter((field) => memberOf(given("Input"), field) === undefined);
+      return [
+        ...(limit > (child.timeoutSeconds ?? Number.POSITIVE_INFINITY)
+          ? []
+          : [`${state.name}: waits ${limit} s for ${name}, which may take ${child.timeoutSeconds ?? "any number of"} s`]),
+        ...missing.map((field) => `${state.name}: starts ${name} without '${field}', which its first state reads`),
+      ];
+    }),
+  );
 }
 
 // --- budgets -------------------------------------------------------------------------------------------------------------------------------------
@@ -294,12 +410,12 @@ function missingComments(machine: Machine): string[] {
   return [...everyState(machine)].filter(({ state }) => !state.comment).map(({ state }) => `${state.name}: has no Comment`);
 }
 
-/** A placeholder names a function, so that its substitution can be found: `${DecideRollFunction}`. */
+/** A placeholder names a function or a state machine, so that its substitution can be found: `${DecideRollFunction}`, `${RollPoolStateMachine}`. */
 export function strangePlaceholders(definition: string): string[] {
   const placeholders = [...new Set([...definition.matchAll(/\$\{([^}]*)\}/g)].map(([, name = ""]) => name))];
   return placeholders
-    .filter((name) => !/^([A-Z][a-z0-9]*)+Function$/.test(name))
-    .map((name) => `the placeholder \${${name}} does not name a function`);
+    .filter((name) => !/^([A-Z][a-z0-9]*)+(Function|StateMachine)$/.test(name))
+    .map((name) => `the placeholder \${${name}} names neither a function nor a state machine`);
 }
 
 /** Names of the Fail states: each has a heading in the runbook. */

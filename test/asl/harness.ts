@@ -7,6 +7,7 @@
 import { readFileSync } from "node:fs";
 import { readDefinition } from "../../local/asl/definition.js";
 import {
+  type ChildAnswer,
   type ChildCall,
   Execution,
   type ExecutionStatus,
@@ -67,8 +68,13 @@ export interface RunOptions {
   readonly transitionSeconds?: number;
   /** What happens from outside: seconds after the start, and an act. */
   readonly meanwhile?: readonly { readonly atSeconds: number; readonly act: (run: { stop(error?: string, cause?: string): void }) => void }[];
-  /** Answers of child executions, by state machine ARN. */
-  readonly children?: Readonly<Record<string, Child>>;
+  /** Child executions, by state machine ARN: how they end, or the definition to run, whose tasks get the same answers and callbacks. */
+  readonly children?: Readonly<Record<string, Child | ChildMachine>>;
+}
+interface ChildMachine {
+  readonly definition: string;
+  /** So many times, at first, the child starts and the answer that says so gets lost. */
+  readonly lostAnswers?: number;
 }
 interface Child {
   readonly status: Exclude<ExecutionStatus, "RUNNING">;
@@ -93,7 +99,13 @@ export interface Run {
   readonly calls: readonly ScriptedCall[];
   /** `<seconds> <state>: accepted|refused` for each callback. */
   readonly callbacks: readonly string[];
-  readonly children: readonly (ChildCall & { readonly stopped: boolean })[];
+  /** In the order they were started. What one of them calls is among `calls`, what it enters is its own. */
+  readonly children: readonly StartedChild[];
+}
+interface StartedChild extends ChildCall {
+  readonly stopped: boolean;
+  /** Of a child that ran a definition. */
+  readonly execution?: Execution;
 }
 
 export const epochMs = Date.parse("2026-01-01T00:00:00.000Z");
@@ -104,22 +116,26 @@ export function readMachine(name: string): string {
   return readFileSync(new URL(`../../statemachines/${name}.asl.json`, import.meta.url), "utf8");
 }
 
-/** `${NameFunction}` becomes an ARN that ends in the name. */
+/** `${NameFunction}` and `${NameStateMachine}` become ARNs that end in the name. */
 export function substitute(definition: string): string {
-  return definition.replace(/\$\{(\w+)\}/g, "arn:aws:lambda:us-east-1:111122223333:function:$1");
+  return definition
+    .replace(/\$\{(\w+StateMachine)\}/g, (_, name: string) => machineArn(name))
+    .replace(/\$\{(\w+)\}/g, "arn:aws:lambda:us-east-1:111122223333:function:$1");
 }
+export const machineArn = (name: string) => `arn:aws:states:us-east-1:111122223333:stateMachine:${name}`;
 
 /** @param definition ASL as text or as an object; placeholders become ARNs */
 export async function runAsl(definition: string | object, options: RunOptions = {}): Promise<Run> {
-  const text = substitute(typeof definition === "string" ? definition : JSON.stringify(definition));
+  const text = typeof definition === "string" ? definition : JSON.stringify(definition);
   const clock = new VirtualClock(epochMs);
   const random = new SeededRandom(options.seed ?? 1);
   const seconds = () => (clock.now() - epochMs) / 1000;
   const calls: ScriptedCall[] = [];
   const callbacks: string[] = [];
-  const children: (ChildCall & { stopped: boolean })[] = [];
+  const children: (ChildCall & { stopped: boolean; execution?: Execution })[] = [];
   const tokens = new Map<string, WaitingTask>();
   const counts = new Map<string, number>();
+  let lost = 0;
 
   function callBack(call: FunctionCall, callback: Callback, token: string): void {
     const task = tokens.get(token);
@@ -158,6 +174,10 @@ export async function runAsl(definition: string | object, options: RunOptions = 
       const child = options.children?.[call.stateMachineArn];
       if (!child)
         return { error: "StepFunctions.StateMachineDoesNotExistException", cause: `State Machine Does Not Exist: '${call.stateMachineArn}'` };
+      if ("definition" in child) {
+        const answer = startMachine(child.definition, call);
+        return lost++ < (child.lostAnswers ?? 0) ? { error: "StepFunctions.SdkClientException", cause: "scripted: the answer was lost" } : answer;
+      }
       const started = { ...call, stopped: false };
       children.push(started);
       const listeners: (() => void)[] = [];
@@ -190,18 +210,40 @@ export async function runAsl(definition: string | object, options: RunOptions = 
     crash: (error) => clock.fail(error),
   };
 
-  const execution = new Execution(
-    {
-      machine: readDefinition(text),
-      machineArn: "arn:aws:states:us-east-1:111122223333:stateMachine:test",
-      machineName: "test",
+  /** As StartExecution does: a second start with the name and input of a running execution is that execution, and any other with its name is refused. */
+  function startMachine(definition: string, call: ChildCall): ChildAnswer {
+    const name = call.name ?? "child";
+    const input: unknown = JSON.parse(JSON.stringify(call.input ?? {}));
+    const same = children.find((child) => child.stateMachineArn === call.stateMachineArn && child.execution?.name === name);
+    const isSame = same?.execution?.status === "RUNNING" && JSON.stringify(same.execution.input) === JSON.stringify(input);
+    if (same && !isSame) return { error: "StepFunctions.ExecutionAlreadyExistsException", cause: `Execution Already Exists: '${name}'` };
+    const started = same ?? { ...call, stopped: false, execution: executionOf(definition, call.stateMachineArn, name, input) };
+    const execution = started.execution as Execution;
+    if (!same) {
+      children.push(started);
+      execution.begin();
+    }
+    const stop = () => {
+      started.stopped ||= execution.status === "RUNNING";
+      execution.stop();
+    };
+    return { execution, machineArn: call.stateMachineArn, stop, ended: (then) => execution.ended(then) };
+  }
+  function executionOf(definition: string, arn: string, name: string, input: unknown): Execution {
+    const machineName = arn.slice(arn.lastIndexOf(":") + 1);
+    const start = {
+      machine: readDefinition(substitute(definition)),
+      machineArn: arn,
+      machineName,
       roleArn: "arn:aws:iam::111122223333:role/test",
-      arn: executionArn,
-      name: "run",
-      input: options.input ?? {},
-    },
-    host,
-  );
+      arn: `${arn.replace(":stateMachine:", ":execution:")}:${name}`,
+      name,
+      input,
+    };
+    return new Execution(start, host);
+  }
+
+  const execution = executionOf(text, machineArn("test"), "run", options.input ?? {});
   for (const { atSeconds, act } of options.meanwhile ?? []) clock.after(atSeconds * 1000, () => act(execution));
   execution.begin();
   await clock.runUntilIdle();

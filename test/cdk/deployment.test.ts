@@ -8,7 +8,7 @@ import { synthesize } from "../../cdk/app.js";
 import { environmentNames } from "../../cdk/bundle.js";
 import { documentPrefix } from "../../cdk/documents.js";
 import { constructId, deployedName, type FunctionName, functionNames, functions, timeoutSeconds } from "../../cdk/functions.js";
-import { placeholdersOf, workflowNames, workflows } from "../../cdk/workflows.js";
+import { operationWorkflowNames, placeholdersOf, type WorkflowName, workflowNames, workflows } from "../../cdk/workflows.js";
 import { routes } from "../../core/api.js";
 import { type EventName, eventSchemaDocument, eventSchemaName, events } from "../../core/events.js";
 import { endpointNames } from "../../core/layout.js";
@@ -266,6 +266,17 @@ describe("nodes", () => {
   });
 });
 
+const stateMachineArn = (name: WorkflowName) => `arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>:stateMachine:drover-${name}`;
+
+describe("state machines", () => {
+  it("are started by requests and watched by themselves, except those that another one starts and awaits", () => {
+    const started = template.all("AWS::StepFunctions::StateMachine").flatMap(({ Properties }) => Object.keys(Properties.DefinitionSubstitutions));
+    const children = workflowNames.filter((name) => started.includes(`${workflows[name].id}StateMachine`));
+    expect(children).toEqual(["start-agent-group"]);
+    expect(operationWorkflowNames).toEqual(workflowNames.filter((name) => !children.includes(name)));
+  });
+});
+
 describe.each(workflowNames)("state machine %s", (name) => {
   const machine = () => template.one("AWS::StepFunctions::StateMachine", `${workflows[name].id}StateMachine`).Properties;
   const role = () => template.one("AWS::IAM::Role", `${workflows[name].id}StateMachineRole`);
@@ -275,11 +286,29 @@ describe.each(workflowNames)("state machine %s", (name) => {
     expect(typeof DefinitionString).toBe("string");
     expect(Object.keys(DefinitionSubstitutions).sort()).toEqual(placeholdersOf(DefinitionString));
     expect(placeholdersOf(DefinitionString)).toEqual(placeholdersOf(readFileSync(join(root, `statemachines/${name}.asl.json`), "utf8")));
-    for (const [placeholder, value] of Object.entries(DefinitionSubstitutions)) expect(nameOf(spell(value))).toBe(`<${placeholder}.Arn>`);
+    for (const [placeholder, value] of Object.entries(DefinitionSubstitutions)) {
+      const child = workflowNames.find((other) => placeholder === `${workflows[other].id}StateMachine`);
+      expect(nameOf(spell(value))).toBe(child === undefined ? `<${placeholder}.Arn>` : stateMachineArn(child));
+    }
   });
   it("may call the functions it names, and no other", () => {
+    const named = Object.entries(machine().DefinitionSubstitutions).filter(([placeholder]) => placeholder.endsWith("Function"));
+    expect(named.length).toBeGreaterThan(0);
     const invokes = template.statementsOf(role()).filter(({ actions }) => actions.includes("lambda:InvokeFunction"));
-    expect(invokes.flatMap(({ resources }) => resources).sort()).toEqual(Object.values(machine().DefinitionSubstitutions).map(spell).sort());
+    expect(invokes.flatMap(({ resources }) => resources).sort()).toEqual(named.map(([, value]) => spell(value)).sort());
+  });
+  it("may start, watch and stop the state machines it names, and no other, and hear of their ends", () => {
+    const named = Object.entries(machine().DefinitionSubstitutions).filter(([placeholder]) => placeholder.endsWith("StateMachine"));
+    const arns = named.map(([, value]) => spell(value));
+    const statements = template.statementsOf(role());
+    const allowed = (action: string) => statements.filter(({ actions }) => actions.includes(action)).flatMap(({ resources }) => resources);
+    const executions = arns.map((arn) => `${arn.replace(":stateMachine:", ":execution:")}:*`);
+    const rules = arns.map(
+      () => "arn:<AWS::Partition>:events:<AWS::Region>:<AWS::AccountId>:rule/StepFunctionsGetEventsForStepFunctionsExecutionRule",
+    );
+    expect(allowed("states:StartExecution")).toEqual(arns);
+    for (const action of ["states:DescribeExecution", "states:StopExecution"]) expect(allowed(action)).toEqual(executions);
+    for (const action of ["events:PutTargets", "events:PutRule", "events:DescribeRule"]) expect(allowed(action)).toEqual(rules);
   });
   it("says its query language and its time limit itself, since CDK's properties for them do nothing here", () => {
     const definition = JSON.parse(machine().DefinitionString);
@@ -371,9 +400,7 @@ describe("entrances", () => {
       "detail-type": ["Step Functions Execution Status Change"],
       detail: { status: ["ABORTED", "FAILED", "TIMED_OUT"] },
     });
-    expect(pattern("ExecutionsEnded").detail.stateMachineArn.map(spell)).toEqual(
-      workflowNames.map((name) => `arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>:stateMachine:drover-${name}`),
-    );
+    expect(pattern("ExecutionsEnded").detail.stateMachineArn.map(spell)).toEqual(operationWorkflowNames.map(stateMachineArn));
   });
   it("hear requests on Drover's bus, and AWS's events on the default one, the only bus they come to", () => {
     const buses = Object.fromEntries(
@@ -402,7 +429,7 @@ describe("alarms", () => {
   const watched = (id: string) =>
     JSON.stringify(template.one("AWS::CloudWatch::Alarm", id).Properties.Metrics ?? [template.one("AWS::CloudWatch::Alarm", id).Properties]);
 
-  it.each(workflowNames)("say when an operation of %s ends without success, however it ends", (name) => {
+  it.each(operationWorkflowNames)("say when an operation of %s ends without success, however it ends", (name) => {
     for (const metric of ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"])
       expect(watched(`${workflows[name].id}Failed`)).toContain(metric);
   });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { answers, completes, fails, failsLater, readMachine, runAsl, silent } from "../asl/harness.js";
+import { answers, completes, executionArn, fails, failsLater, machineArn, readMachine, runAsl, silent } from "../asl/harness.js";
 
 const input = { cluster: "prod", operation: "op-1" };
 const createdAt = "2026-01-01T00:00:00.000Z";
@@ -23,8 +23,21 @@ const calm = {
   "Start agents": completes({}, 18),
   "Verify cluster": completes({}),
 };
-const create = (more: Parameters<typeof runAsl>[1] = {}) =>
-  runAsl(readMachine("create-cluster"), { input, otherwise: answers({}), ...more, answers: { ...calm, ...more.answers } });
+/** The machine, with an execution of start-agent-group for each group of agents. */
+const create = ({ lostAnswers = 0, ...more }: Parameters<typeof runAsl>[1] & { lostAnswers?: number } = {}) =>
+  runAsl(readMachine("create-cluster"), {
+    input,
+    otherwise: answers({}),
+    children: { [machineArn("StartAgentGroupStateMachine")]: { definition: readMachine("start-agent-group"), lostAnswers } },
+    ...more,
+    answers: { ...calm, ...more.answers },
+  });
+type Created = Awaited<ReturnType<typeof create>>;
+/** What was asked for one group, in order. */
+const askedOf = (run: Created, group: string) =>
+  run.calls.filter(({ payload }) => (payload as { group?: string }).group === group).map(({ state }) => state);
+const groupsThatEnded = (run: Created, status: string) =>
+  run.children.filter(({ execution }) => execution?.status === status).map(({ execution }) => (execution?.input as { group: string }).group);
 const remove = (more: Parameters<typeof runAsl>[1] = {}) => runAsl(readMachine("delete-cluster"), { input, otherwise: answers({}), ...more });
 const before = (visited: readonly string[], first: string, second: string) =>
   visited.lastIndexOf(first) >= 0 && visited.lastIndexOf(first) < visited.indexOf(second);
@@ -60,7 +73,8 @@ describe("creating a cluster", () => {
     expect(before(run.visited, "Create endpoint", "Launch nodes")).toBe(true);
     expect(before(run.visited, "Verify cluster", "Await endpoint")).toBe(true);
     expect(run.visited.slice(-2)).toEqual(["Close operation", "Cluster ready"]);
-    expect(run.transitions).toBeLessThanOrEqual(bound);
+    const inGroups = run.children.reduce((sum, { execution }) => sum + (execution?.transitions ?? Number.NaN), 0);
+    expect(run.transitions + inGroups).toBeLessThanOrEqual(bound);
   });
   it("decides who bootstraps before any server starts (law 1), and registers a server only when it is ready (law 4)", async () => {
     const { visited } = await create();
@@ -77,9 +91,53 @@ describe("creating a cluster", () => {
     expect((joins[2]?.atSeconds ?? 0) - (joins[0]?.atSeconds ?? 0)).toBe(14);
   });
   it("prepares agents while the first server starts", async () => {
-    const { calls } = await create();
+    const { calls, children } = await create();
     const at = (state: string) => calls.find((call) => call.state === state)?.atSeconds ?? Number.NaN;
+    expect(children).toHaveLength(2);
     expect(at("Prepare agents")).toBeLessThan(at("Start first server"));
+  });
+  it("starts each group of agents by itself: prepared, then admitted, then started when its turn comes", async () => {
+    const turns: Record<string, number> = { "agents-1": 20, "agents-2": 50 };
+    const run = await create({ answers: { "Admit agents": ({ payload }) => answers({ waitSeconds: turns[(payload as { group: string }).group] }) } });
+    for (const [group, turn] of Object.entries(turns)) {
+      expect(askedOf(run, group)).toEqual(["Prepare agents", "Admit agents", "Start agents"]);
+      const own = run.calls.filter(({ payload }) => (payload as { group?: string }).group === group);
+      expect((own[2]?.atSeconds ?? 0) - (own[1]?.atSeconds ?? 0)).toBe(turn);
+    }
+    expect(run.status).toBe("SUCCEEDED");
+  });
+  it("acts for agents under the lease of the operation's own execution", async () => {
+    const run = await create();
+    const own = run.calls.filter(({ state }) => ["Prepare agents", "Admit agents", "Start agents"].includes(state));
+    expect(own).toHaveLength(6);
+    for (const { payload } of own) expect(payload).toMatchObject({ cluster: "prod", operation: "op-1", execution: executionArn });
+  });
+  it("asks a group's commands in the pass that it belongs to", async () => {
+    const run = await create({ answers: { "Verify cluster": ({ number }) => (number === 1 ? failsLater("NodeLost") : completes({})) } });
+    const asked = run.calls.filter(({ state }) => state === "Prepare agents" || state === "Start agents");
+    expect(asked.map(({ payload }) => (payload as { pass: number }).pass)).toEqual([1, 1, 1, 1, 2, 2, 2, 2]);
+    expect(new Set(run.children.map(({ name }) => name)).size).toBe(4);
+    expect(run.status).toBe("SUCCEEDED");
+  });
+  it("names a group's execution so that a start whose answer was lost is not a second one", async () => {
+    const [run, again] = [await create({ lostAnswers: 2 }), await create()];
+    expect(run.status).toBe("SUCCEEDED");
+    expect(run.children.map(({ name }) => name)).toEqual(again.children.map(({ name }) => name));
+    for (const group of ["agents-1", "agents-2"]) expect(askedOf(run, group)).toEqual(["Prepare agents", "Admit agents", "Start agents"]);
+    expect(run.visited).not.toContain("Agents set aside");
+  });
+  it("names it by no more than 80 characters that a log may hold, whatever the operation and the pool are called", async () => {
+    const groups = [`${"p".repeat(30)}-3-22`, "p".repeat(80)];
+    const run = await create({ input: { cluster: "prod", operation: "x".repeat(80) }, answers: { "Gather agents": answers({ groups }) } });
+    expect(run.status).toBe("SUCCEEDED");
+    expect(run.children.map(({ name }) => name)).toEqual(
+      groups.map((group) => expect.stringMatching(new RegExp(`^${group.slice(0, 40)}-[0-9a-f]{32}$`))),
+    );
+  });
+  it("ends what runs for its agents when it is stopped", async () => {
+    const run = await create({ answers: { "Start agents": silent }, meanwhile: [{ atSeconds: 130, act: (execution) => execution.stop() }] });
+    expect(run.status).toBe("ABORTED");
+    expect(groupsThatEnded(run, "ABORTED")).toEqual(["agents-1", "agents-2"]);
   });
   it("looks for lost nodes first when an earlier operation left the cluster half made", async () => {
     const run = await create({ answers: { "Open operation": answers({ begun: true }) } });
@@ -100,9 +158,21 @@ describe("creating a cluster", () => {
     expect(run.visited.slice(-2)).toEqual(["Record failure", "Cluster not created"]);
     expect(run).toMatchObject({ status: "FAILED", error: "NodeLost" });
   });
-  it("sets a group of agents aside when it fails, and lets the others go on", async () => {
-    const run = await create({ answers: { "Start agents": ({ number }) => (number === 1 ? failsLater("NodeCommandFailed") : completes({}, 18)) } });
-    expect(run.visited.filter((state) => state === "Agents set aside")).toHaveLength(1);
+  it.each(["Prepare agents", "Admit agents", "Start agents"])(
+    "sets a group of agents aside when '%s' fails, and lets the others go on",
+    async (state) => {
+      const failing = state === "Admit agents" ? fails("Denied") : failsLater("NodeCommandFailed");
+      const good = { ...calm }[state as "Admit agents"];
+      const run = await create({ answers: { [state]: ({ number }) => (number === 1 ? failing : good) } });
+      expect(run.visited.filter((visited) => visited === "Agents set aside")).toHaveLength(1);
+      expect(run.children.map(({ execution }) => execution?.error)).toEqual([failing.error ?? "NodeCommandFailed", undefined]);
+      expect(groupsThatEnded(run, "SUCCEEDED")).toEqual(["agents-2"]);
+      expect(run.status).toBe("SUCCEEDED");
+    },
+  );
+  it("sets a group aside whose execution cannot be started, and goes on", async () => {
+    const run = await create({ children: {} });
+    expect(run.visited.filter((visited) => visited === "Agents set aside")).toHaveLength(2);
     expect(run.status).toBe("SUCCEEDED");
   });
   it("asks a node command again when its heartbeat stops, with a new token", async () => {

@@ -1,25 +1,33 @@
 import { readdirSync, readFileSync } from "node:fs";
 import validate from "asl-validator";
 import { describe, expect, it } from "vitest";
+import { decideGather } from "../../core/groups.js";
 import model from "../../core/latency-model.json" with { type: "json" };
+import { type NodeCommandName, nodeCommands } from "../../core/node-commands.js";
 import { readDefinition } from "../../local/asl/definition.js";
 import { historyLimit } from "../../local/asl/run.js";
 import {
   boundlessRetries,
   budgetFaults,
+  childrenIn,
   definitionFaults,
   failStates,
+  familyFaults,
   historyBound,
   lambdaServiceErrors,
   lostInputs,
   missingServiceRetries,
   missingTimeouts,
   retrySeconds,
+  stepFunctionsServiceErrors,
+  stepFunctionsThrottles,
   strangePlaceholders,
   unassignedVariables,
   uncaughtTasks,
+  unsafeStarts,
 } from "../../local/asl/static.js";
 import { answers, completes, fails, lambdaTask, machine, runAsl, substitute, tokenTask } from "../asl/harness.js";
+import { agent } from "../core/facts.js";
 
 const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
 const files = readdirSync(new URL("../../statemachines", import.meta.url)).filter((file) => file.endsWith(".asl.json"));
@@ -27,11 +35,21 @@ const definitionOf = (file: string) => read(`statemachines/${file}`);
 const load = (definition: object) => readDefinition(JSON.stringify(definition));
 const pass = (more: object = { End: true }) => ({ Type: "Pass", ...more });
 
+/** `start-agent-group.asl.json` is what `${StartAgentGroupStateMachine}` stands for. */
+const placeholderOf = (file: string) =>
+  `${file.replace(".asl.json", "").replace(/(?:^|-)([a-z])/g, (_, letter: string) => letter.toUpperCase())}StateMachine`;
+const family = Object.fromEntries(files.map((file) => [placeholderOf(file), definitionOf(file)]));
+const children = childrenIn(family);
+
 describe.each(files)("%s", (file) => {
   const definition = definitionOf(file);
 
   it("is refused by nothing that must hold before it runs", () => {
-    expect(definitionFaults(definition)).toEqual([]);
+    expect(definitionFaults(definition, { isChild: children.has(placeholderOf(file)) })).toEqual([]);
+  });
+  it("asks for a node command for longer than the node may take", () => {
+    const tooShort = waitingCommands(JSON.parse(definition)).filter(({ command, seconds }) => !(seconds > nodeCommands[command].deadlineSeconds));
+    expect(tooShort).toEqual([]);
   });
   it("is valid for asl-validator, which knows JSONata machines", () => {
     const { isValid, errors } = validate(JSON.parse(substitute(definition)));
@@ -43,8 +61,47 @@ describe.each(files)("%s", (file) => {
   });
 });
 
-/** 1,000 agents are 20 groups of 50; two small groups go first, and two more are of late nodes. Seven servers leave six to join. */
-const mapItems = { "Join servers": 6, "Start agent groups": 24 };
+describe("the state machines together", () => {
+  it("are refused by nothing that must hold between one and those it starts", () => {
+    expect(familyFaults(family)).toEqual([]);
+  });
+  it("are operations, but for the one that starts a group of agents", () => {
+    expect([...children]).toEqual(["StartAgentGroupStateMachine"]);
+  });
+});
+
+interface Waiting {
+  readonly state: string;
+  readonly command: NodeCommandName;
+  /** From the first attempt to the end of the last. */
+  readonly seconds: number;
+}
+/** Every state that waits for a node command, however deep. */
+function waitingCommands(node: unknown, name = ""): Waiting[] {
+  if (typeof node !== "object" || node === null) return [];
+  const task = node as { Resource?: string; Arguments?: { Payload: { command: NodeCommandName } }; HeartbeatSeconds?: number; Retry?: AslRetry[] };
+  if (task.Resource?.endsWith(".waitForTaskToken")) {
+    const retries = task.Retry?.find(({ ErrorEquals }) => ErrorEquals.includes("States.Timeout"))?.MaxAttempts ?? 0;
+    return [
+      { state: name, command: task.Arguments?.Payload.command as NodeCommandName, seconds: (1 + retries) * (task.HeartbeatSeconds ?? Number.NaN) },
+    ];
+  }
+  return Object.entries(node).flatMap(([key, value]) => waitingCommands(value, key));
+}
+interface AslRetry {
+  readonly ErrorEquals: readonly string[];
+  readonly MaxAttempts: number;
+}
+
+/** Groups of 1,000 agents of one pool, a tenth of them late: the first two are small. */
+function groupsOfAThousand(): number {
+  const wanted = Array.from({ length: 1000 }, (_, slot) => agent(`i-${slot}`, slot, { pool: "workers" }));
+  const online = new Set(wanted.slice(0, 900).map(({ instanceId }) => instanceId));
+  const answer = decideGather({ wanted, online, sinceLaunchSeconds: 60 });
+  return answer.kind === "go" ? answer.groups.length : Number.NaN;
+}
+/** Seven servers leave six to join. The groups of other pools would come on top, hence two more. */
+const mapItems = { "Join servers": 6, "Start agent groups": groupsOfAThousand() + 2 };
 const p95 = (...steps: (keyof typeof model.steps)[]) => steps.reduce((sum, step) => sum + model.steps[step].p95, 0);
 /** How long each step asks when nothing fails and everything takes its 95th percentile. */
 const waitSeconds = {
@@ -57,17 +114,30 @@ const waitSeconds = {
   "Verify cluster": p95("lastServerPodsReady", "agentStartToReady"),
   "Await endpoint": p95("loadBalancerCreate", "targetRegisterToChecks", "targetHealthThreshold") - 215,
 };
+/** Those of one machine; delete-cluster has a state or two of the same name, but waits for nothing of this. */
+const waitsIn = (file: string) =>
+  Object.fromEntries(Object.entries(waitSeconds).filter(([state]) => !file.startsWith("delete") && definitionOf(file).includes(`"${state}": {`)));
 
 describe("the history of creating and deleting a cluster of 1,000 agents", () => {
-  const bounds = Object.fromEntries(
-    files.map((file) => [file, historyBound(definitionOf(file), { mapItems, waitSeconds: file.startsWith("create") ? waitSeconds : {} })]),
-  );
+  const bounds = Object.fromEntries(files.map((file) => [file, historyBound(definitionOf(file), { mapItems, waitSeconds: waitsIn(file) })]));
 
+  it("is reckoned with the groups that are really made of them", () => {
+    expect(groupsOfAThousand()).toBe(22);
+  });
+  it("reckons each wait with a state that there is", () => {
+    const waiting = files.flatMap((file) => Object.keys(waitsIn(file)));
+    expect(Object.keys(waitSeconds).filter((state) => !waiting.includes(state))).toEqual([]);
+  });
   it.each(files)("of %s takes less than a tenth of 25,000 events when nothing fails (law 8)", (file) => {
     expect(bounds[file]?.normal).toBeLessThan(historyLimit / 10);
   });
   it.each(files)("of %s cannot reach 25,000 events, whatever fails and however often it is asked", (file) => {
     expect(bounds[file]?.worst).toBeLessThan(historyLimit);
+  });
+  it("grows by no more than a start and an end with each group of agents", () => {
+    const at = (groups: number) =>
+      historyBound(definitionOf("create-cluster.asl.json"), { mapItems: { ...mapItems, "Start agent groups": groups } }).normal;
+    expect(at(23) - at(22)).toBe(8);
   });
 });
 
@@ -77,6 +147,21 @@ describe("the rules for state machines", () => {
     { ErrorEquals: ["Lambda.TooManyRequestsException"], JitterStrategy: "FULL" },
   ];
   const caught = { Catch: [{ ErrorEquals: ["States.ALL"], Next: "F" }], Next: "F" };
+  const started = {
+    StateMachineArn: "${RollPoolStateMachine}",
+    Name: "{% $hash($states.input.group & ' ' & $string($states.context.Execution.RedriveCount), 'SHA-256') %}",
+    Input: { x: 1 },
+  };
+  const starting = (more: object = {}) => ({
+    Type: "Task",
+    Comment: "c",
+    Resource: "arn:aws:states:::states:startExecution.sync:2",
+    Arguments: started,
+    TimeoutSeconds: 60,
+    Retry: [{ ErrorEquals: [...stepFunctionsServiceErrors] }, { ErrorEquals: [...stepFunctionsThrottles], JitterStrategy: "FULL" }],
+    ...caught,
+    ...more,
+  });
   const good = (more: object = {}) => lambdaTask({ Comment: "c", Retry: serviceRetries, ...caught, ...more });
   const around = (task: unknown, more: object = { TimeoutSeconds: 60 }) => machine({ A: task, F: { Type: "Fail", Comment: "c", Error: "E" } }, more);
 
@@ -117,11 +202,77 @@ describe("the rules for state machines", () => {
     expect(lostInputs(load(task({})))).toEqual(["A: its catcher has no Output, but B reads '$states.input.x'"]);
     expect(lostInputs(load(task({ Output: "{% $states.input %}" })))).toEqual([]);
   });
-  it("want placeholders that name functions", () => {
-    expect(strangePlaceholders('"${DecideRollFunction}" "${Account}" "${decideFunction}"')).toEqual([
-      "the placeholder ${Account} does not name a function",
-      "the placeholder ${decideFunction} does not name a function",
+  it("want a failure to be caught by whoever started the machine, where another one did", () => {
+    const uncaught = JSON.stringify(machine({ A: lambdaTask({ Comment: "c", Retry: serviceRetries }) }, { TimeoutSeconds: 60 }));
+    expect(definitionFaults(uncaught)).toEqual(["A: no Catch of States.ALL, neither its own nor around it"]);
+    expect(definitionFaults(uncaught, { isChild: true })).toEqual([]);
+    expect(definitionFaults(JSON.stringify(around(starting({ Catch: [] }))))).toEqual(["A: no Catch of States.ALL, neither its own nor around it"]);
+  });
+  it("want placeholders that name functions or state machines", () => {
+    expect(strangePlaceholders('"${DecideRollFunction}" "${RollPoolStateMachine}" "${Account}" "${decideFunction}"')).toEqual([
+      "the placeholder ${Account} names neither a function nor a state machine",
+      "the placeholder ${decideFunction} names neither a function nor a state machine",
     ]);
+  });
+
+  describe("for machines that start others", () => {
+    const faultsOf = (Name: unknown, more: object = {}) => unsafeStarts(load(around(starting({ ...more, Arguments: { ...started, Name } }))));
+    const redrive = "$string($states.context.Execution.RedriveCount)";
+
+    it("find nothing where the execution is named by what it is for, and awaited", () => {
+      expect(definitionFaults(JSON.stringify(around(starting())))).toEqual([]);
+    });
+    it("want the same retries for Step Functions as for Lambda, by the names it gives its errors", () => {
+      const faults = missingServiceRetries(
+        load(around(starting({ Retry: [{ ErrorEquals: [...stepFunctionsServiceErrors, ...stepFunctionsThrottles] }] }))),
+      );
+      expect(faults).toEqual(stepFunctionsThrottles.map((error) => `A: retries ${error} without JitterStrategy FULL`));
+      const missing = missingServiceRetries(load(around(starting({ Retry: serviceRetries }))));
+      expect(missing).toEqual([...stepFunctionsServiceErrors, ...stepFunctionsThrottles].map((error) => `A: does not retry ${error}`));
+    });
+    it.each([
+      ["not awaited", `{% $hash(${redrive}, 'SHA-256') %}`, { Resource: "arn:aws:states:::states:startExecution" }, /^A: .* without waiting for it/],
+      ["not named", undefined, {}, /^A: .* by no expression/],
+      ["always named alike", "agents", {}, /^A: .* by no expression/],
+      [
+        "named by the attempt",
+        `{% $hash($string($states.context.State.RetryCount) & ${redrive}, 'SHA-256') %}`,
+        {},
+        /^A: .* evaluates to another name/,
+      ],
+      ["named by chance", `{% 'a' & $hash($uuid() & ${redrive}, 'SHA-256') %}`, {}, /^A: .* evaluates to another name/],
+      ["named alike by a redrive", "{% $hash($states.input.group, 'SHA-256') %}", {}, /^A: .* without Execution.RedriveCount/],
+      ["named at any length", `{% $states.input.group & ${redrive} %}`, {}, /^A: .* length has no bound/],
+      [
+        "named at too great a length",
+        `{% $substring($states.input.group, 0, 16) & '-' & $hash(${redrive}, 'SHA-256') %}`,
+        {},
+        /with up to 81 characters, 80/,
+      ],
+    ])("refuse an execution that is %s", (_, name, more, fault) => {
+      const faults = faultsOf(name, more);
+      expect(faults).toHaveLength(1);
+      expect(faults[0]).toMatch(fault);
+    });
+    it("take a name of exactly 80 characters", () => {
+      expect(faultsOf(`{% $substring($states.input.group, 0, 15) & '-' & $hash(${redrive}, 'SHA-256') %}`)).toEqual([]);
+    });
+    it("want a child that exists, ends before it is given up, and gets what it reads", () => {
+      const child = (TimeoutSeconds?: number) =>
+        JSON.stringify(
+          machine(
+            { B: lambdaTask({ Arguments: { FunctionName: "f", Payload: { x: "{% $states.input.x %}", y: "{% $states.input.y %}" } } }) },
+            { TimeoutSeconds },
+          ),
+        );
+      const parent = JSON.stringify(around(starting()));
+      const faults = (childText: string) => familyFaults({ P: parent, RollPoolStateMachine: childText });
+      expect(familyFaults({ P: parent })).toEqual(["A: starts RollPoolStateMachine, which is no machine here"]);
+      expect(faults(child(59))).toEqual(["A: starts RollPoolStateMachine without 'y', which its first state reads"]);
+      expect(faults(child(60))[0]).toBe("A: waits 60 s for RollPoolStateMachine, which may take 60 s");
+      expect(faults(child())[0]).toBe("A: waits 60 s for RollPoolStateMachine, which may take any number of s");
+      expect([...childrenIn({ P: parent })]).toEqual(["RollPoolStateMachine"]);
+    });
   });
   it("want a Comment on every state", () => {
     expect(definitionFaults(JSON.stringify(around(good({ Comment: undefined }))))).toEqual(["A: has no Comment"]);
