@@ -1,0 +1,532 @@
+/**
+ * One cluster from a request to nothing left, in the local cloud: the first thing a newcomer runs.
+ *
+ *     npm run demo                          creates examples/ha.yaml, shows it, deletes it, proves that nothing is left
+ *     npm run demo -- --seed 7              another draw of latencies
+ *     npm run demo -- --file FILE           another cluster file, for the network and images of the local cloud
+ *     npm run demo -- --trace FILE          every AWS call as a line of JSON
+ *     npm run demo -- --json                the same as one JSON document
+ *
+ * Exit 0 when the cluster became ready and nothing is left of it, 1 otherwise, 2 when it was asked for in a way it does not know.
+ */
+import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
+import { relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { ensureAssembly } from "../cdk/app.js";
+import { cardText } from "../cli/card.js";
+import { courseOf } from "../cli/progress.js";
+import { clockTime, counted, paint, table, wrap } from "../cli/text.js";
+import type { Accepted, ApiError, ApiFault, ClusterStatus, NodeStatus } from "../core/api.js";
+import { knownImageSets } from "../core/archives.js";
+import { createCost } from "../core/costs.js";
+import { type LatencyStepName, type LowerBound, lowerBound } from "../core/latency-bound.js";
+import model from "../core/latency-model.json" with { type: "json" };
+import { ports, stateKeys, tags } from "../core/layout.js";
+import type { FailureCard, OperationKind, OperationRecord } from "../core/records.js";
+import type { Ec2 } from "./aws/ec2.js";
+import { fixtureImages } from "./aws/ec2.js";
+import type { S3 } from "./aws/s3.js";
+import type { Sfn } from "./aws/sfn.js";
+import { seedRelease } from "./aws/stand-in-release.js";
+import type { ApiResponse } from "./kernel/http-api.js";
+import { callsMade, owner, paidUsage } from "./usage.js";
+import { World } from "./world.js";
+
+export interface DemoOptions {
+  readonly seed?: number;
+  /** Path of a cluster file. */
+  readonly file?: string;
+  /** Path of a file that gets every AWS call as a line of JSON. */
+  readonly trace?: string;
+  /** Where the assembly is, or is made. */
+  readonly outdir?: string;
+  /** Gets the text as it comes, in whole lines. */
+  readonly write?: (text: string) => void;
+  readonly hasColour?: boolean;
+}
+
+/** What `--json` prints. A field may be added; none changes its meaning while `schema` is 1. */
+export interface DemoReport {
+  readonly schema: 1;
+  readonly outcome: "ready and gone" | "failed";
+  /** Why it failed, where no operation's failure card says so. */
+  readonly problem?: string;
+  readonly seed: number;
+  readonly file: string;
+  readonly plan: readonly string[];
+  readonly warnings: readonly ApiFault[];
+  readonly create?: OperationReport & { readonly lowerBound: LowerBound; readonly ratio?: number };
+  readonly nodes: readonly NodeStatus[];
+  readonly endpoint?: { readonly dnsName: string; readonly apiPort: number; readonly registrationPort: number };
+  /** Never its content: where it is, and where it leads. */
+  readonly kubeconfig?: { readonly command: string; readonly bucket: string; readonly key: string; readonly server: string };
+  readonly delete?: OperationReport;
+  readonly left?: LeftReport;
+  /** Of the cluster's whole life. */
+  readonly used?: {
+    readonly awsCalls: number;
+    readonly workflowTasks: number;
+    readonly nodeTransfers: number;
+    readonly virtualSeconds: number;
+  };
+  readonly realSeconds: number;
+  readonly synthSeconds: number;
+}
+
+export interface OperationReport {
+  readonly operation: string;
+  readonly status: OperationRecord["status"];
+  /** From the request to the end. */
+  readonly seconds: number;
+  readonly timeline: readonly Milestone[];
+  readonly awsCalls: number;
+  readonly transitions: number;
+  /** Of the workflow itself, without nodes and endpoint; list prices. */
+  readonly dollars: number;
+  readonly card?: FailureCard;
+}
+
+export interface Milestone {
+  /** Since the request, virtual. */
+  readonly atSeconds: number;
+  readonly step: string;
+  readonly detail: string;
+  readonly tookSeconds?: number;
+  readonly expectedSeconds?: number;
+}
+
+export interface LeftReport {
+  readonly counts: readonly { readonly service: string; readonly kind: string; readonly count: number }[];
+  /** Keys in the state bucket that stay on purpose. */
+  readonly kept: readonly string[];
+}
+
+/** The release that the examples ask for. */
+export const exampleRelease = "v1.35.7+rke2r1";
+const root = resolve(fileURLToPath(import.meta.url), "../..");
+const width = 100;
+const seconds = 1000;
+const limitSeconds = 6 * 3600;
+
+/** Fills a new account's artifact store with a release that stands in for RKE2's, for both architectures and every CNI. */
+export function stockArtifactStore(world: World): void {
+  const s3 = world.service<S3>("s3");
+  for (const architecture of ["amd64", "arm64"] as const) {
+    const imageSets = ["", ...knownImageSets(exampleRelease, architecture)];
+    seedRelease(s3, bucketNamed(world, "ARTIFACT_BUCKET"), { version: exampleRelease, architecture, imageSets });
+  }
+}
+
+/** What a function of the template knows under this name. */
+function bucketNamed(world: World, variable: string): string {
+  const name = world.template.functions.map(({ environment }) => environment[variable]).find((value) => value !== undefined);
+  if (name === undefined) throw new Error(`no function of the template has ${variable} in its environment`);
+  return name;
+}
+
+/** Runs the whole of it. Never rejects because of the cluster: the report says what went wrong. */
+export async function demo(options: DemoOptions = {}): Promise<DemoReport> {
+  const started = performance.now();
+  const { seed = 1, outdir = resolve(root, "cdk.out") } = options;
+  const file = options.file ?? resolve(root, "examples/ha.yaml");
+  const text = readFileSync(file, "utf8");
+  const assembly = await ensureAssembly(outdir, { validate: false });
+  const trace = options.trace === undefined ? undefined : openSync(options.trace, "w", 0o600);
+  try {
+    const world = World.boot({
+      assembly: assembly.directory,
+      seed,
+      ...(trace === undefined ? {} : { trace: (entry) => void writeSync(trace, `${JSON.stringify(entry)}\n`) }),
+    });
+    const shown = relative(process.cwd(), file);
+    const performed = await new Demonstration(world, { ...options, seed, shown: shown.startsWith("..") ? file : shown }).perform(text);
+    world.close();
+    const realSeconds = (performance.now() - started) / 1000;
+    const report: DemoReport = { ...performed, realSeconds, synthSeconds: assembly.made ? assembly.seconds : 0 };
+    options.write?.(closing(report, assembly.made));
+    return report;
+  } finally {
+    if (trace !== undefined) closeSync(trace);
+  }
+}
+
+type Performed = Omit<DemoReport, "realSeconds" | "synthSeconds">;
+
+class Demonstration {
+  readonly #screen: { readonly hasColour: boolean; readonly columns: number };
+  constructor(
+    private readonly world: World,
+    private readonly options: DemoOptions & { readonly seed: number; readonly shown: string },
+  ) {
+    this.#screen = { hasColour: options.hasColour === true, columns: width };
+  }
+
+  async perform(text: string): Promise<Performed> {
+    const { world, options } = this;
+    const { seed, shown: file } = options;
+    const begin = { schema: 1, seed, file, plan: [], warnings: [], nodes: [] } as const;
+    stockArtifactStore(world);
+    this.#say(paint(this.#screen, "bold", "Drover: an RKE2 cluster on AWS, from one request until nothing is left of it"));
+    this.#say(
+      `${wrap(
+        `All of it on this machine: the CloudFormation template as it would be deployed, its functions, roles and state machines, over simulated AWS services and nodes, in virtual time. Seed ${seed}.`,
+        width,
+      ).join("\n")}`,
+    );
+
+    const startMs = world.clock.now();
+    const asked = await world.request("POST", "/clusters", { requestId: `demo-create-${seed}`, file: text });
+    if (asked.status !== 202) return { ...begin, outcome: "failed", problem: this.#refused(`POST /clusters with ${file}`, asked) };
+    const accepted = JSON.parse(asked.body) as Accepted;
+    const known = { ...begin, plan: accepted.plan, warnings: accepted.warnings };
+    this.#heading(`Plan for ${accepted.cluster}, from ${file}`);
+    for (const line of accepted.plan) this.#say(`  ${wrap(line, width - 4).join("\n    ")}`);
+    for (const { path, message } of accepted.warnings) this.#say(`  ${wrap(`Warning: ${path}: ${message}`, width - 4).join("\n    ")}`);
+
+    const created = await this.#follow("create", accepted, startMs);
+    const status = await this.#read<ClusterStatus>(`/clusters/${accepted.cluster}`);
+    const size = sizeOf(status);
+    const bound = this.#boundOf(status);
+    const create = { ...created, lowerBound: bound, ...(created.status === "succeeded" ? { ratio: created.seconds / bound.LB } : {}) };
+    if (created.status !== "succeeded") return { ...known, create, nodes: status.nodes, outcome: "failed", ...this.#card(created) };
+    this.#showTime(create, size);
+    this.#showNodes(status.nodes);
+    const { endpoint, kubeconfig } = await this.#showAccess(status);
+    const ready = { ...known, create, nodes: status.nodes, endpoint, kubeconfig };
+
+    const deletedAt = world.clock.now();
+    const asking = await world.request("DELETE", `/clusters/${accepted.cluster}`, { requestId: `demo-delete-${seed}`, confirm: accepted.cluster });
+    if (asking.status !== 202) return { ...ready, outcome: "failed", problem: this.#refused(`DELETE /clusters/${accepted.cluster}`, asking) };
+    const deleted = await this.#follow("delete", JSON.parse(asking.body) as Accepted, deletedAt);
+    const left = this.#showLeft(status);
+    const { functions, workflows, downloads } = callsMade(world);
+    const virtualSeconds = (world.clock.now() - startMs) / seconds;
+    const used = { awsCalls: functions, workflowTasks: workflows, nodeTransfers: downloads, virtualSeconds };
+    const whole = { ...ready, delete: deleted, left, used };
+    if (deleted.status !== "succeeded") return { ...whole, outcome: "failed", ...this.#card(deleted) };
+    const found = left.counts.filter(({ count }) => count > 0).map(({ service, kind, count }) => `${count} ${kind} in ${service}`);
+    if (found.length > 0) return { ...whole, outcome: "failed", problem: `of ${accepted.cluster} there are left: ${found.join(", ")}` };
+    return { ...whole, outcome: "ready and gone" };
+  }
+
+  // ---------------------------------------------------------------------------------------------------------------- operations
+
+  /** Runs until the operation has ended, and tells of each milestone when it is met. */
+  async #follow(kind: OperationKind, accepted: Accepted, startMs: number): Promise<OperationReport> {
+    const { world } = this;
+    const before = this.#spent();
+    const sfn = world.service<Sfn>("sfn");
+    const timeline: Milestone[] = [];
+    let operation = this.#record(accepted);
+    const size = this.#sizeNow(accepted.cluster);
+    this.#heading(`${kind === "create" ? "Create" : "Delete"}: ${accepted.operation}`);
+    this.#say(milestoneLine(["time", "step", "took", "usual", "what"]));
+    const tell = () => {
+      for (const [index, { name, at, detail }] of operation.steps.entries()) {
+        if (index < timeline.length) continue;
+        // As it stood when this milestone was met: later ones of the same step do not count yet.
+        const then = { ...operation, status: "running" as const, steps: operation.steps.slice(0, index + 1) };
+        const step = courseOf(then, size, Date.parse(at)).steps.find((each) => each.name === name);
+        const milestone: Milestone = {
+          atSeconds: (Date.parse(at) - startMs) / seconds,
+          step: name,
+          detail,
+          ...(step?.elapsedSeconds === undefined ? {} : { tookSeconds: step.elapsedSeconds }),
+          ...(step === undefined ? {} : { expectedSeconds: step.expectedSeconds }),
+        };
+        timeline.push(milestone);
+        this.#say(timelineText(milestone));
+      }
+    };
+    const hasEnded = () => operation.status === "succeeded" || operation.status === "failed";
+    while (!(hasEnded() && sfn.running().length === 0)) {
+      if (world.clock.now() > startMs + limitSeconds * seconds) throw new Error(`${accepted.operation} did not end within ${limitSeconds / 3600} h`);
+      await world.runFor({ seconds: 1 });
+      operation = this.#record(accepted);
+      tell();
+    }
+    const after = this.#spent();
+    return {
+      operation: operation.id,
+      status: operation.status,
+      seconds: (Date.parse(operation.endedAt ?? "") - startMs) / seconds,
+      timeline,
+      awsCalls: after.calls - before.calls,
+      transitions: after.transitions - before.transitions,
+      dollars: after.dollars - before.dollars,
+      ...(operation.card === undefined ? {} : { card: operation.card }),
+    };
+  }
+
+  /** Read as the account's owner, so that looking on is not counted among the calls. */
+  #record({ cluster, operation }: Accepted): OperationRecord {
+    return this.#stored<OperationRecord>(stateKeys.operation(cluster, operation));
+  }
+
+  #sizeNow(cluster: string): { servers: number; agents: number } {
+    return sizeOf({ record: this.#stored<ClusterStatus["record"]>(stateKeys.record(cluster)) });
+  }
+
+  #stored<T>(key: string): T {
+    const bytes = this.world.service<S3>("s3").read(bucketNamed(this.world, "STATE_BUCKET"), key);
+    if (bytes === undefined) throw new Error(`the state bucket has no ${key}`);
+    return JSON.parse(bytes.toString("utf8")) as T;
+  }
+
+  #spent(): { readonly calls: number; readonly transitions: number; readonly dollars: number } {
+    const usage = paidUsage(this.world);
+    return { calls: callsMade(this.world).functions, transitions: usage.transitions, dollars: createCost(usage).dollars };
+  }
+
+  async #read<T>(path: string): Promise<T> {
+    const answer = await this.world.request("GET", path);
+    if (answer.status !== 200) throw new Error(`GET ${path} was answered with ${answer.status}: ${answer.body}`);
+    return JSON.parse(answer.body) as T;
+  }
+
+  /** The model's bound, with Ubuntu's slower way to SSM where the image is Ubuntu's. */
+  #boundOf({ record }: ClusterStatus): LowerBound {
+    const isUbuntu = fixtureImages.find(({ id }) => id === record.resolved.imageId)?.platform === "ubuntu";
+    const steps = (name: LatencyStepName) => model.steps[isUbuntu && name === "runningToSsmOnline" ? "runningToSsmOnlineUbuntu" : name].p50;
+    return lowerBound({ ...sizeOf({ record }), steps });
+  }
+
+  // --------------------------------------------------------------------------------------------------------------------- text
+
+  #say(text: string): void {
+    this.options.write?.(`${text}\n`);
+  }
+
+  #heading(text: string): void {
+    this.#say(`\n${paint(this.#screen, "bold", text)}`);
+  }
+
+  #refused(what: string, { status, body }: ApiResponse): string {
+    const problem = `${what} was answered with ${status}`;
+    this.#heading(problem);
+    const error = JSON.parse(body) as Partial<ApiError>;
+    for (const line of wrap(`${error.message ?? body}. ${error.next ?? ""}`, width - 2)) this.#say(`  ${line}`);
+    for (const { path, message } of error.faults ?? []) this.#say(`  - ${wrap(`${path}: ${message}`, width - 4).join("\n    ")}`);
+    return `${problem}: ${error.message ?? body}`;
+  }
+
+  #card({ operation, card }: OperationReport): { problem?: string } {
+    if (card === undefined) return { problem: `${operation} failed and left no failure card` };
+    this.#say(`\n${cardText(card, this.#screen).trimEnd()}`);
+    return {};
+  }
+
+  #showTime(
+    { seconds: took, lowerBound: bound, ratio = Number.NaN }: NonNullable<DemoReport["create"]>,
+    { servers, agents }: { servers: number; agents: number },
+  ): void {
+    const critical =
+      bound.LB === bound.E
+        ? "the load balancer's targets are healthy"
+        : bound.LB === bound.K
+          ? "the control plane's pods run"
+          : "the last agent is Ready";
+    this.#heading(`Ready in ${clockTime(took)}`);
+    this.#say(
+      `  ${wrap(
+        `${ratio.toFixed(2)} times ${clockTime(bound.LB)}, in which AWS and RKE2 can have ${counted(servers, "server")} and ${counted(agents, "agent")} ready at their median pace; it is then that ${critical}. This run drew its own latencies, so its luck is in the ratio too.`,
+        width - 2,
+      ).join("\n  ")}`,
+    );
+  }
+
+  #showNodes(nodes: readonly NodeStatus[]): void {
+    this.#heading("Nodes");
+    const rows = nodes.map(({ name, role, zone, instanceType, address, state }) => [name, role, zone, instanceType, address, state]);
+    this.#say(indented(table(["name", "role", "zone", "type", "address", "state"], rows)));
+  }
+
+  async #showAccess({ record }: ClusterStatus): Promise<Required<Pick<DemoReport, "endpoint" | "kubeconfig">>> {
+    const { name, uid, secrets } = record;
+    const dnsName = record.endpoint?.dnsName ?? "";
+    const endpoint = { dnsName, apiPort: ports.api, registrationPort: ports.supervisor };
+    const { kubeconfig: content } = await this.#read<{ kubeconfig: string }>(`/clusters/${name}/kubeconfig`);
+    const server = /^\s*server:\s*(\S+)/m.exec(content)?.[1] ?? "";
+    const bucket = bucketNamed(this.world, "STATE_BUCKET");
+    const kubeconfig = { command: `drover kubeconfig ${name}`, bucket, key: stateKeys.secret(uid, "kubeconfig", secrets.kubeconfig), server };
+    this.#heading("Endpoint");
+    this.#say(`  ${dnsName}`);
+    this.#say(`  ports ${ports.api} (Kubernetes API) and ${ports.supervisor} (nodes that join)`);
+    this.#heading("Kubeconfig");
+    this.#say(`  $ ${kubeconfig.command}`);
+    this.#say(`  server: ${server}`);
+    this.#say(`  kept encrypted, s3://${bucket}/`);
+    this.#say(`  ${kubeconfig.key}`);
+    return { endpoint, kubeconfig };
+  }
+
+  // --------------------------------------------------------------------------------------------------------- nothing is left
+
+  /** Asks the services themselves, as the account's owner, and not Drover. */
+  #showLeft({ record, nodes }: ClusterStatus): LeftReport {
+    const { name, uid } = record;
+    const tagged = { Filters: [{ Name: `tag:${tags.uid}`, Values: [uid] }] };
+    const network = { Filters: [{ Name: "vpc-id", Values: [record.wanted.spec.network.vpcId] }] };
+    const ec2 = (operation: string, input: Record<string, unknown>, member: string) => listOf(this.#ask("ec2", operation, input)[member]);
+    const balancing = (operation: string, member: string) => listOf(this.#ask("elastic-load-balancing-v2", operation, {})[member]);
+    const instances = ec2("DescribeInstances", tagged, "Reservations").flatMap((reservation) =>
+      listOf((reservation as { Instances?: unknown }).Instances),
+    );
+    const isThere = (instance: unknown) => (instance as { State?: { Name?: string } }).State?.Name !== "terminated";
+    const keys = this.#keys();
+    const under = (prefix: string) => keys.filter((key) => key.startsWith(prefix));
+    const kept = under(stateKeys.clusterPrefix(name));
+    const isHistory = (key: string) => key.startsWith(stateKeys.operations(name));
+    const count = (service: string, kind: string, found: readonly unknown[]) => ({ service, kind, count: found.length });
+    const counts = [
+      count("EC2", "instances", instances.filter(isThere)),
+      count("EC2", "network interfaces", ec2("DescribeNetworkInterfaces", network, "NetworkInterfaces")),
+      count("EC2", "security groups", ec2("DescribeSecurityGroups", tagged, "SecurityGroups")),
+      count("EBS", "volumes", ec2("DescribeVolumes", tagged, "Volumes")),
+      count("ELB", "load balancers", balancing("DescribeLoadBalancers", "LoadBalancers")),
+      count("ELB", "target groups", balancing("DescribeTargetGroups", "TargetGroups")),
+      count("S3", "secrets", under(stateKeys.secrets(uid))),
+      count("S3", "files on their way to or from nodes", [...under(stateKeys.deliveries(uid)), ...under(stateKeys.uploads(uid))]),
+      count("S3", "task tokens of waiting steps", under("callbacks/")),
+      count(
+        "S3",
+        "records, leases, plans",
+        kept.filter((key) => !isHistory(key)),
+      ),
+    ];
+    this.#heading(`What is left of ${name}: EC2, EBS, ELB and S3 were asked for it`);
+    this.#say(
+      indented(
+        table(
+          ["service", "kind", "left"],
+          counts.map(({ service, kind, count: found }) => [service, kind, String(found)]),
+        ),
+      ),
+    );
+    const living = this.world.service<Ec2>("ec2").living().length;
+    if (nodes.length > 0 && living > 0) this.#say(`  ${counted(living, "machine")} of any cluster still there`);
+    this.#say("  Kept on purpose, the history of its operations:");
+    for (const key of kept.filter(isHistory)) this.#say(`  ${key}`);
+    return { counts, kept: kept.filter(isHistory) };
+  }
+
+  #keys(): string[] {
+    const found: string[] = [];
+    let token: unknown;
+    do {
+      const page = this.#ask("s3", "ListObjectsV2", {
+        Bucket: bucketNamed(this.world, "STATE_BUCKET"),
+        ...(token === undefined ? {} : { ContinuationToken: token }),
+      });
+      found.push(...listOf(page.Contents).map((each) => (each as { Key: string }).Key));
+      token = page.NextContinuationToken;
+    } while (token !== undefined);
+    return found;
+  }
+
+  #ask(service: string, operation: string, input: Record<string, unknown>): Readonly<Record<string, unknown>> {
+    const origin = { principal: `arn:aws:iam::${this.world.account}:user/operator`, name: owner, enforced: false };
+    return this.world.calls.callNow(service, operation, input, origin) as Readonly<Record<string, unknown>>;
+  }
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function sizeOf({ record }: Pick<ClusterStatus, "record">): { servers: number; agents: number } {
+  const { servers, agentPools } = record.wanted.spec;
+  return { servers: servers.count, agents: agentPools.reduce((sum, { count }) => sum + count, 0) };
+}
+
+function indented(text: string): string {
+  return text
+    .trimEnd()
+    .split("\n")
+    .map((line) => `  ${line}`)
+    .join("\n");
+}
+
+function milestoneLine([time, step, took, usual, what]: readonly [string, string, string, string, string]): string {
+  return `${time.padStart(6)}  ${step.padEnd(19)} ${took.padStart(5)}  ${usual.padStart(5)}  ${what}`.trimEnd();
+}
+const detailColumn = milestoneLine(["", "", "", "", "|"]).indexOf("|");
+
+function timelineText({ atSeconds, step, detail, tookSeconds, expectedSeconds }: Milestone): string {
+  const time = (value: number | undefined) => (value === undefined ? "" : clockTime(value));
+  // The endpoint's name is as long as the column; it is shown on its own.
+  const short = detail.replace(/\S+\.elb\.\S+\.amazonaws\.com/g, "the endpoint");
+  const [first = "", ...more] = wrap(short, width - detailColumn);
+  const line = milestoneLine([clockTime(atSeconds), step, time(tookSeconds), time(expectedSeconds), first]);
+  return [line, ...more.map((rest) => `${" ".repeat(detailColumn)}${rest}`)].join("\n");
+}
+
+function closing(report: DemoReport, made: boolean): string {
+  const { create, used, realSeconds, synthSeconds } = report;
+  const lines: string[] = [];
+  const synth = made ? `, ${synthSeconds.toFixed(1)} s of it to synthesize the template` : "";
+  if (create !== undefined && used !== undefined) {
+    lines.push(
+      `  The create: ${counted(create.awsCalls, "AWS call")}, ${counted(create.transitions, "state transition")}, $${create.dollars.toFixed(4)} for the workflow at list prices.`,
+      `  In all: ${counted(used.awsCalls, "AWS call")} by functions, ${counted(used.nodeTransfers, "file")} to or from nodes, ${clockTime(used.virtualSeconds)} of virtual time.`,
+    );
+  }
+  lines.push(`  ${report.outcome === "failed" ? "Failed" : "Done"} after ${realSeconds.toFixed(1)} s of real time${synth}.`);
+  const problem =
+    report.outcome === "failed" && report.problem !== undefined ? [`  ${wrap(`Failed: ${report.problem}`, width - 2).join("\n  ")}`] : [];
+  return `\nFigures\n${[...lines, ...problem].join("\n")}\n`;
+}
+
+// ----------------------------------------------------------------------------------------------------------------- command line
+
+const help = `Creates a cluster in the local cloud, shows it, deletes it, and proves that nothing is left.
+
+  npm run demo
+  npm run demo -- --file examples/single.yaml
+  npm run demo -- --seed 7 --trace calls.jsonl
+  npm run demo -- --json
+
+  --file FILE    cluster file (default examples/ha.yaml); it must fit the local cloud's network and images
+  --seed N       whole number that decides every latency and id (default 1)
+  --trace FILE   write every AWS call as a line of JSON: service, operation, input, output, function, role, virtual time
+  --json         one JSON document on stdout
+  --help         this text
+
+Exit codes: 0 ready and gone, 1 failed, 2 wrong use
+`;
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      file: { type: "string" },
+      seed: { type: "string", default: "1" },
+      trace: { type: "string" },
+      json: { type: "boolean", default: false },
+      help: { type: "boolean", short: "h", default: false },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(help);
+    return 0;
+  }
+  if (!/^\d{1,15}$/.test(values.seed)) throw new TypeError(`--seed takes a whole number from 0 up, not ${values.seed}`);
+  const report = await demo({
+    seed: Number(values.seed),
+    ...(values.file === undefined ? {} : { file: resolve(values.file) }),
+    ...(values.trace === undefined ? {} : { trace: values.trace }),
+    ...(values.json ? {} : { write: (text: string) => void process.stdout.write(text) }),
+    hasColour: process.stdout.isTTY === true && (process.env.NO_COLOR ?? "") === "",
+  });
+  if (values.json) process.stdout.write(`${JSON.stringify(report, undefined, 2)}\n`);
+  return report.outcome === "failed" ? 1 : 0;
+}
+
+if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === resolve(process.argv[1])) {
+  process.exitCode = await main().catch((error: unknown) => {
+    const isUse = error instanceof TypeError;
+    const said = error instanceof Error ? (isUse || "code" in error ? error.message : (error.stack ?? error.message)) : String(error);
+    process.stderr.write(`${said}\n${isUse ? "See: npm run demo -- --help\n" : ""}`);
+    return isUse ? 2 : 1;
+  });
+}
