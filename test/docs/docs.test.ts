@@ -1,7 +1,10 @@
 import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
+import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
+import { buildProgram } from "../../cli/program.js";
+import type { Surroundings } from "../../cli/surroundings.js";
 import { routes } from "../../core/api.js";
 import { cardFailures } from "../../core/failure-card.js";
 import { nodeCommands, nodeFailureCodes } from "../../core/node-commands.js";
@@ -175,6 +178,56 @@ describe("the runbook", () => {
     );
     expect(silent).toEqual([]);
     expect(sections.length).toBe(new Set([...cardFailures, ...nodeFailureCodes, ...states, ...alarms]).size);
+  });
+});
+
+describe("commands on pages and on failure cards", () => {
+  // Built and never run, so that it sees nothing of this machine.
+  const program = buildProgram({} as Surroundings, () => undefined);
+
+  /** What is wrong with a command line that begins with `drover`, or nothing. Placeholders such as NAME are arguments. */
+  function fault(line: string): string | undefined {
+    const words = line.split("#")[0]?.trim().split(/\s+/).slice(1) ?? [];
+    let command: Command = program;
+    for (const word of words) {
+      const next = command.commands.find((candidate) => candidate.name() === word);
+      if (next === undefined) break;
+      command = next;
+    }
+    const [first = ""] = words;
+    if (command === program && !first.startsWith("-") && first !== first.toUpperCase()) return `${line}: there is no command ${first}`;
+    const isGroup = command.commands.length > 0 && command !== program;
+    if (isGroup && words.length > 1 && !(words[1] as string).startsWith("-")) return `${line}: ${command.name()} has no command ${words[1]}`;
+    const known = new Set(["--help", "--version", ...command.options.map((option) => option.long)]);
+    const unknown = words.filter((word) => word.startsWith("--") && word !== "--" && !known.has(word));
+    return unknown.length === 0 ? undefined : `${line}: ${command.name()} has no ${unknown.join(", ")}`;
+  }
+  /** In shell blocks, and between backticks in prose. */
+  function commandLines({ text }: Page): string[] {
+    const blocks = [...text.matchAll(/^```sh\n([\s\S]*?)^```$/gm)].flatMap(([, block = ""]) => block.split("\n"));
+    const quoted = [...text.matchAll(/`([^`\n]+)`/g)].map((match) => match[1] as string);
+    return [...blocks, ...quoted]
+      .map((line) => line.trim().replace(/^npm run (?:--silent )?drover -- /, "drover "))
+      .filter((line) => /^drover [a-z-]/.test(line));
+  }
+
+  it("are held to the command line's own commands and options", () => {
+    expect(fault("drover create FILE --yes")).toBeUndefined();
+    expect(fault("drover destroy NAME")).toBe("drover destroy NAME: there is no command destroy");
+    expect(fault("drover artifacts remove DIR")).toBe("drover artifacts remove DIR: artifacts has no command remove");
+    expect(fault("drover delete NAME --force")).toBe("drover delete NAME --force: delete has no --force");
+  });
+  it.each(pages.map(({ path }) => path))("of %s exist", (path) => {
+    expect(commandLines(page(path)).map(fault).filter(Boolean)).toEqual([]);
+  });
+  it("of failure cards exist", () => {
+    const lines = [...read("core/failure-card.ts").matchAll(/"(drover [a-z][^"]*)"/g)].map((match) => match[1] as string);
+    expect(lines.length).toBeGreaterThan(5);
+    expect(lines.map(fault).filter(Boolean)).toEqual([]);
+  });
+  it("every command is shown on some page", () => {
+    const shown = new Set(pages.flatMap(commandLines).map((line) => line.split(/\s+/)[1]));
+    expect(program.commands.map((command) => command.name()).filter((name) => !shown.has(name))).toEqual([]);
   });
 });
 
