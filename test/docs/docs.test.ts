@@ -95,8 +95,10 @@ describe("links", () => {
     const visit = (path: string): void => {
       if (reached.has(path)) return;
       reached.add(path);
-      for (const match of page(path).prose.matchAll(/\]\(([^()\s#]+\.md)(?:#[^()\s]*)?\)/g)) {
-        if (!/^[a-z]+:/i.test(match[1] as string)) visit(relative(".", join(dirname(path), match[1] as string)));
+      for (const [, target = ""] of page(path).prose.matchAll(/\]\(([^()\s#:]+)(?:#[^()\s]*)?\)/g)) {
+        const found = relative(".", join(dirname(path), target));
+        // A folder shows its pages.
+        for (const each of pages) if (each.path === found || dirname(each.path) === found) visit(each.path);
       }
     };
     visit("README.md");
