@@ -296,7 +296,7 @@ export function benchText(report: BenchReport): string {
   const ratio = (value: number) => value.toFixed(3);
   const secondsOf = (value: number) => value.toFixed(1);
   const course = (label: string, name: keyof SizeReport["course"]) =>
-    row(label, ({ course: { [name]: at } }) => (at.came === 0 ? "-" : `${secondsOf(at.came)} (+${secondsOf(at.later)})`));
+    row(label, ({ course: { [name]: at } }) => (at.came === 0 ? "-" : `${secondsOf(at.came)} (${at.later < 0 ? "" : "+"}${secondsOf(at.later)})`));
   const services = [...new Set(report.sizes.flatMap(({ dollarsByService }) => Object.keys(dollarsByService)))];
   const kib = (bytes: number) => `${(bytes / 1024).toFixed(0)} KiB`;
   const { bundles } = report;

@@ -265,7 +265,13 @@ function drawsOf(world: World, observed: Observed, startMs: number): { draws: Dr
       loadBalancer: {
         create: (balancer.activeAtMs - balancer.createdAtMs) / seconds,
         registerToChecks: balancer.firstChecksSeconds,
-        thresholds: groups.map((targets) => targets.map(({ id, thresholdSeconds }) => ({ instanceId: id, seconds: thresholdSeconds }))),
+        targets: groups.map((targets) =>
+          targets.map(({ id, registeredAtMs, checksSeconds, thresholdSeconds }) => ({
+            instanceId: id,
+            threshold: thresholdSeconds,
+            ...(registeredAtMs > balancer.activeAtMs ? { ownChecks: checksSeconds } : {}),
+          })),
+        ),
       },
       verifiedToEvent: Math.max(0, told(lastCheck)),
     },

@@ -42,9 +42,18 @@ export interface AgentDraws {
 
 export interface LoadBalancerDraws {
   readonly create: number;
+  /** From active to the first checks of every target that was there by then. */
   readonly registerToChecks: number;
-  /** By target group: seconds that each server must answer until it is healthy. */
-  readonly thresholds: readonly (readonly { readonly instanceId: string; readonly seconds: number }[])[];
+  /** By target group. */
+  readonly targets: readonly (readonly TargetDraws[])[];
+}
+
+export interface TargetDraws {
+  readonly instanceId: string;
+  /** How long it must answer until it is healthy. */
+  readonly threshold: number;
+  /** From registration to its first checks, where it came when the load balancer was active already. */
+  readonly ownChecks?: number;
 }
 
 const { steps, rates } = model;
@@ -100,11 +109,15 @@ function launchWait(place: number): number {
   return Math.max(0, (place - rates.runInstancesBurst.value) / rates.runInstancesRefillPerSecond.value);
 }
 
-/** One healthy target in each group is enough: checks begin for all of them at once. */
-function endpointServes({ create, registerToChecks, thresholds }: LoadBalancerDraws, ready: ReadonlyMap<string, number>): number {
-  const checks = accepted + create + registerToChecks;
-  const groups = thresholds.map((targets) =>
-    Math.min(...targets.map(({ instanceId, seconds }) => Math.max(checks, ready.get(instanceId) ?? Number.POSITIVE_INFINITY) + seconds)),
-  );
-  return Math.max(...groups);
+/**
+ * One healthy target in each group is enough. Checks begin for all that are registered early at once; one that came late drew a delay of its own, which
+ * may be over sooner.
+ */
+function endpointServes({ create, registerToChecks, targets }: LoadBalancerDraws, ready: ReadonlyMap<string, number>): number {
+  const active = accepted + create;
+  const healthy = ({ instanceId, threshold, ownChecks = Number.POSITIVE_INFINITY }: TargetDraws) => {
+    const answers = ready.get(instanceId) ?? Number.POSITIVE_INFINITY;
+    return Math.min(Math.max(active + registerToChecks, answers), Math.max(active, answers) + ownChecks) + threshold;
+  };
+  return Math.max(...targets.map((group) => Math.min(...group.map(healthy))));
 }
