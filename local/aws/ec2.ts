@@ -41,6 +41,8 @@ import type {
   Reservation,
   RevokeSecurityGroupEgressRequest,
   RevokeSecurityGroupEgressResult,
+  RevokeSecurityGroupIngressRequest,
+  RevokeSecurityGroupIngressResult,
   RunInstancesRequest,
   TagSpecification,
   TerminateInstancesRequest,
@@ -115,6 +117,8 @@ export interface Ec2 extends Service {
   hasSecurityGroup(id: string): boolean;
   /** Interfaces that a load balancer puts into subnets; they hold their security groups. Answers their ids. */
   addManagedInterfaces(owner: string, description: string, subnetIds: readonly string[], groups: readonly string[]): readonly string[];
+  /** Those of an owner that are not on their way out. */
+  managedInterfaces(owner: string): readonly { readonly subnetId: string; readonly address: string }[];
   /** They vanish this many seconds from now. */
   releaseManagedInterfaces(owner: string, afterSeconds: number): void;
   /** Instance profiles, networks and images of the account. They come from the template at each start, so they are not part of the kept state. */
@@ -1011,6 +1015,11 @@ export function createEc2(world: World): Ec2 {
     return group;
   }
 
+  function ownGroup(id: string | undefined, account: string | undefined): string {
+    if (account !== undefined && account !== world.account) throw new Unmodelled(`a rule for a security group of account ${account}`);
+    return groupById(id).id;
+  }
+
   function rulesOf(group: GroupRecord, permissions: readonly IpPermission[], egress: boolean): Map<string, RuleRecord> {
     const rules = new Map<string, RuleRecord>();
     for (const permission of permissions) {
@@ -1029,7 +1038,7 @@ export function createEc2(world: World): Ec2 {
         ...(permission.IpRanges ?? []).map((range) => ({ kind: "cidr" as const, id: checkCidr(range.CidrIp ?? ""), description: range.Description })),
         ...(permission.UserIdGroupPairs ?? []).map((pair) => ({
           kind: "group" as const,
-          id: groupById(pair.GroupId).id,
+          id: ownGroup(pair.GroupId, pair.UserId),
           description: pair.Description,
         })),
         ...(permission.PrefixListIds ?? []).map((list) => ({ kind: "prefix" as const, id: list.PrefixListId ?? "", description: list.Description })),
@@ -1065,6 +1074,15 @@ export function createEc2(world: World): Ec2 {
     }
     for (const [key, rule] of rules) group.rules.set(key, rule);
     return { Return: true, SecurityGroupRules: [...rules.values()].map((rule) => describeRule(group, rule)) };
+  }
+
+  function revoke(groupId: string | undefined, permissions: readonly IpPermission[] | undefined, egress: boolean): { Return: boolean } {
+    const group = groupById(groupId);
+    const rules = rulesOf({ ...group, rules: new Map() }, permissions ?? [], egress);
+    const missing = [...rules.keys()].some((key) => !group.rules.has(key));
+    if (missing) throw new AwsError("InvalidPermission.NotFound", "The specified rule does not exist in this security group.");
+    for (const key of rules.keys()) group.rules.delete(key);
+    return { Return: true };
   }
 
   function describeRule(group: GroupRecord, rule: RuleRecord) {
@@ -1241,6 +1259,7 @@ export function createEc2(world: World): Ec2 {
     "IpPermissions.IpRanges.CidrIp",
     "IpPermissions.IpRanges.Description",
     "IpPermissions.UserIdGroupPairs.GroupId",
+    "IpPermissions.UserIdGroupPairs.UserId",
     "IpPermissions.UserIdGroupPairs.Description",
     "IpPermissions.PrefixListIds.PrefixListId",
     "IpPermissions.PrefixListIds.Description",
@@ -1552,18 +1571,17 @@ export function createEc2(world: World): Ec2 {
       permissions: groupPermission("AuthorizeSecurityGroupEgress"),
       call: (input) => authorize(input.GroupId, input.IpPermissions, true),
     }),
+    RevokeSecurityGroupIngress: operation<RevokeSecurityGroupIngressRequest, RevokeSecurityGroupIngressResult>("RevokeSecurityGroupIngress", {
+      fields: fields("GroupId", ...permissionFields),
+      mutates: true,
+      permissions: groupPermission("RevokeSecurityGroupIngress"),
+      call: (input) => revoke(input.GroupId, input.IpPermissions, false),
+    }),
     RevokeSecurityGroupEgress: operation<RevokeSecurityGroupEgressRequest, RevokeSecurityGroupEgressResult>("RevokeSecurityGroupEgress", {
       fields: fields("GroupId", ...permissionFields),
       mutates: true,
       permissions: groupPermission("RevokeSecurityGroupEgress"),
-      call: (input) => {
-        const group = groupById(input.GroupId);
-        const rules = rulesOf({ ...group, rules: new Map() }, input.IpPermissions ?? [], true);
-        const missing = [...rules.keys()].some((key) => !group.rules.has(key));
-        if (missing) throw new AwsError("InvalidPermission.NotFound", "The specified rule does not exist in this security group.");
-        for (const key of rules.keys()) group.rules.delete(key);
-        return { Return: true };
-      },
+      call: (input) => revoke(input.GroupId, input.IpPermissions, true),
     }),
     DescribeSecurityGroups: operation<DescribeSecurityGroupsRequest, DescribeSecurityGroupsResult>("DescribeSecurityGroups", {
       fields: fields("GroupIds", ...filterFields),
@@ -1826,6 +1844,10 @@ export function createEc2(world: World): Ec2 {
         state.interfaces.set(record.id, record);
         return record.id;
       }),
+    managedInterfaces: (owner) =>
+      [...state.interfaces.values()]
+        .filter((record) => record.managed && record.owner === owner && record.goneAtMs === undefined)
+        .map(({ subnetId, address }) => ({ subnetId, address })),
     releaseManagedInterfaces: (owner, afterSeconds) => {
       for (const record of state.interfaces.values()) {
         if (record.owner !== owner || !record.managed) continue;

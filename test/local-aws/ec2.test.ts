@@ -289,6 +289,24 @@ describe("security groups", () => {
     expect(cloud.ec2Call("DescribeSecurityGroups", { GroupIds: [id] }).SecurityGroups[0].IpPermissionsEgress).toEqual([]);
   });
 
+  it("give up the rules that they are shown with, and refuse to give up others", () => {
+    const cloud = fleet();
+    const id = make(cloud);
+    const own = { IpProtocol: "tcp", FromPort: 9345, ToPort: 9345, UserIdGroupPairs: [{ GroupId: id, Description: "nodes" }] };
+    cloud.ec2Call("AuthorizeSecurityGroupIngress", { GroupId: id, IpPermissions: [web, own] });
+    const shown = () =>
+      cloud
+        .ec2Call("DescribeSecurityGroups", { GroupIds: [id] })
+        .SecurityGroups[0].IpPermissions.map(({ Ipv6Ranges: _, ...rule }: { Ipv6Ranges: unknown }) => rule);
+    const missing = { ...web, FromPort: 80, ToPort: 80 };
+    expect(codeOf(() => cloud.ec2Call("RevokeSecurityGroupIngress", { GroupId: id, IpPermissions: [web, missing] }))).toBe(
+      "InvalidPermission.NotFound 400",
+    );
+    expect(shown()).toHaveLength(2);
+    cloud.ec2Call("RevokeSecurityGroupIngress", { GroupId: id, IpPermissions: shown() });
+    expect(shown()).toEqual([]);
+  });
+
   it("refuse a rule that is there already, and then every rule of the request", () => {
     const cloud = fleet();
     const id = make(cloud);
