@@ -1,0 +1,501 @@
+/**
+ * One simulated life of a deployment: clusters are created while things go wrong, created again once nothing does, used, and deleted.
+ *
+ * The world is held to the laws after every step (`laws.ts`). What only the end of a run can show is checked here: every operation ends in ready or in
+ * one failure card, what a failed one left is known to it, the same create started again ends in ready once faults stop, and a delete leaves nothing.
+ * Everything follows from the seed: the same seed has the same outcome, whatever ran before it in the same process.
+ */
+import { createHash } from "node:crypto";
+import type { Accepted, ApiError } from "../core/api.js";
+import type { OperationKind } from "../core/records.js";
+import type { S3 } from "./aws/s3.js";
+import type { Sfn } from "./aws/sfn.js";
+import { seedRelease } from "./aws/stand-in-release.js";
+import type { SeenCall, TraceEntry } from "./kernel/calls.js";
+import type { Faults } from "./kernel/contract.js";
+import type { StackSource } from "./kernel/template.js";
+import { listOf } from "./laws/seen.js";
+import { LawBroken, type LawNumber, type Laws, lawNames, watchLaws } from "./laws.js";
+import {
+  type ClusterPlan,
+  clusterFile,
+  describePlan,
+  type FaultChoice,
+  planRun,
+  type RunPlan,
+  release,
+  type Scenario,
+  scenarios,
+} from "./simulation/plan.js";
+import { World } from "./world.js";
+
+export interface SimulationOptions {
+  readonly seed: number;
+  readonly assembly: string | readonly StackSource[];
+  /** Operations during which faults strike; all unless given. */
+  readonly scenarios?: readonly Scenario[];
+  /** Drawn from the seed unless given. */
+  readonly faults?: FaultChoice;
+  readonly trace?: (entry: TraceEntry) => void;
+}
+
+export interface SimulationResult {
+  readonly seed: number;
+  readonly about: string;
+  /** How the creates ended at which faults struck. */
+  readonly first: readonly ("ready" | "card" | "refused")[];
+  /** Failure names of all cards, in the order they were written. */
+  readonly cards: readonly string[];
+  /** Creates started again after the faults were over, until each cluster was ready. */
+  readonly restarts: number;
+  readonly struck: Readonly<Partial<Record<keyof Faults, number>>>;
+  readonly checked: Readonly<Record<LawNumber, number>>;
+  /** What was broken, if anything. */
+  readonly violation?: { readonly rule: string; readonly message: string; readonly at: string };
+  /** Of every call and of the outcome: the same for the same seed. */
+  readonly hash: string;
+  readonly virtualSeconds: number;
+  readonly calls: number;
+  readonly transitions: number;
+  /** Permissions that were used, for `AccessControl.countUses`. */
+  readonly uses: readonly string[];
+}
+
+/** A promise of the whole system that no single law names. */
+class PromiseBroken extends Error {
+  override readonly name = "PromiseBroken";
+  constructor(
+    readonly rule: string,
+    readonly what: string,
+  ) {
+    super(`${rule}: ${what}`);
+  }
+}
+
+const second = 1000;
+const minute = 60 * second;
+/** A workflow's own limit, and what its end may take to be noticed. */
+const operationLimitMs = 4 * 60 * minute + 20 * minute;
+/** After an operation has ended, everything that it set going has come to its end. */
+const afterglowMs = 3 * minute;
+const mostRestarts = 3;
+
+export async function simulate(options: SimulationOptions): Promise<SimulationResult> {
+  const chosen = options.scenarios ?? scenarios;
+  const plan = planRun(options.seed, chosen, options.faults);
+  const run = new Run(options, plan);
+  let violation: SimulationResult["violation"];
+  try {
+    await run.live();
+  } catch (error) {
+    const rule =
+      error instanceof LawBroken ? `law ${error.law}, ${lawNames[error.law]}` : error instanceof PromiseBroken ? error.rule : "the world stopped";
+    const message =
+      error instanceof LawBroken || error instanceof PromiseBroken
+        ? error.what
+        : error instanceof Error
+          ? (error.stack ?? error.message)
+          : String(error);
+    violation = { rule, message, at: new Date(run.world.clock.now()).toISOString() };
+  }
+  return run.result(violation);
+}
+
+class Run {
+  readonly world: World;
+  readonly laws: Laws;
+  readonly #plan: RunPlan;
+  readonly #seed: number;
+  readonly #hash = createHash("sha256");
+  readonly #startedAt: number;
+  readonly #first: ("ready" | "card" | "refused")[] = [];
+  #restarts = 0;
+  #calls = 0;
+  #requests = 0;
+  /** Who waits for what. */
+  readonly #waiting = new Set<{ readonly holds: () => boolean; readonly go: () => void }>();
+
+  constructor({ seed, assembly, trace }: SimulationOptions, plan: RunPlan) {
+    this.#plan = plan;
+    this.#seed = seed;
+    const looksThrough = plan.looksThroughTrace || trace !== undefined;
+    this.world = World.boot({
+      assembly,
+      seed: `simulation ${seed}`,
+      faults: plan.createFaults,
+      ...(looksThrough
+        ? {
+            trace: (entry: TraceEntry) => {
+              this.laws.leaves(JSON.stringify(entry), `the trace of ${entry.service} ${entry.operation}`);
+              trace?.(entry);
+            },
+          }
+        : {}),
+    });
+    this.laws = watchLaws(this.world);
+    this.#startedAt = this.world.clock.now();
+    this.world.onCall((call) => this.#note(call));
+    this.world.afterEachStep(() => this.#wake());
+    for (const architecture of ["amd64", "arm64"] as const) {
+      seedRelease(this.world.service<S3>("s3"), this.laws.seen.world.artifactBucket, { ...release, architecture, imageSets: [""] });
+    }
+  }
+
+  async live(): Promise<void> {
+    await this.#drive((plan) => this.#create(plan));
+    this.world.healFaults();
+    await this.#drive((plan) => this.#createUntilReady(plan));
+    this.world.faults.rates = this.#plan.deleteFaults;
+    await this.#drive((plan) => this.#delete(plan, plan.meanwhile.abortDeleteAfter));
+    this.world.healFaults();
+    await this.#drive((plan) => this.#deleteUntilGone(plan));
+    this.#nothingIsLeft();
+    this.world.close();
+  }
+
+  result(violation: SimulationResult["violation"]): SimulationResult {
+    const cards = this.#cards();
+    const outcome = [...this.#first, ...cards, this.#restarts, violation?.message ?? ""].join("|");
+    return {
+      seed: this.#seed,
+      about: describePlan(this.#plan),
+      first: this.#first,
+      cards,
+      restarts: this.#restarts,
+      struck: this.world.faults.struck,
+      checked: this.laws.checked,
+      ...(violation === undefined ? {} : { violation }),
+      hash: this.#hash.update(outcome).digest("hex").slice(0, 16),
+      virtualSeconds: Math.round((this.world.clock.now() - this.#startedAt) / second),
+      calls: this.#calls,
+      transitions: this.world.counts.transitions,
+      uses: [...this.world.access.uses],
+    };
+  }
+
+  #cards(): string[] {
+    return [...this.laws.seen.operations.values()].flatMap(({ card }) => (card === undefined ? [] : [card.failure]));
+  }
+
+  // ----------------------------------------------------------------------------------------------------------------- phases
+
+  /** Creates a cluster while faults strike and others interfere. */
+  async #create(plan: ClusterPlan): Promise<void> {
+    const { meanwhile } = plan;
+    const requestId = this.#requestId();
+    const accepted = await this.#ask("POST", "/clusters", { requestId, file: clusterFile(plan) });
+    if (accepted === undefined) {
+      this.#first.push("refused");
+      return;
+    }
+    const { operation } = accepted;
+    await Promise.all([
+      this.#ended(plan.name, operation, "create"),
+      this.#later(meanwhile.repeatAfter, async () => {
+        const again = await this.#ask("POST", "/clusters", { requestId, file: clusterFile(plan) });
+        if (again !== undefined && again.operation !== operation)
+          throw new PromiseBroken("a repeated request is answered with the first operation", again.operation);
+      }),
+      this.#later(meanwhile.secondCreateAfter, () => this.#interfere(plan, "create", "POST", "/clusters", { file: clusterFile(plan) })),
+      this.#later(meanwhile.busyDeleteAfter, () => this.#interfere(plan, "delete", "DELETE", `/clusters/${plan.name}`, { confirm: plan.name })),
+      this.#later(meanwhile.abortAfter, async () => this.#abort(operation)),
+    ]);
+    await this.#sleep(afterglowMs);
+    const ended = this.laws.seen.operations.get(operation);
+    this.#first.push(ended?.status === "succeeded" ? "ready" : "card");
+    this.#checkAfterwards(plan);
+    await this.#look(plan.name, operation);
+  }
+
+  /** Starts the create again, nothing going wrong any more, until the cluster is ready: the seventh law. */
+  async #createUntilReady(plan: ClusterPlan): Promise<void> {
+    for (let again = 0; ; again++) {
+      const phase = this.laws.seen.records.get(plan.name)?.phase;
+      if (phase === "ready") break;
+      if (phase === "deleting") await this.#deleteUntilGone(plan);
+      if (again === mostRestarts) {
+        throw new LawBroken(
+          7,
+          `${plan.name} is not ready after it was created again ${mostRestarts} times, though faults had stopped: ${this.#lastCard(plan)}`,
+        );
+      }
+      this.#restarts++;
+      const accepted = await this.#ask("POST", "/clusters", { requestId: this.#requestId(), file: clusterFile(plan) }, true);
+      await this.#ended(plan.name, (accepted as Accepted).operation, "create");
+      await this.#sleep(afterglowMs);
+      this.#checkAfterwards(plan);
+    }
+    this.#isReady(plan);
+    await this.#look(plan.name);
+    const { body } = await this.#request("GET", `/clusters/${plan.name}/kubeconfig`);
+    const endpoint = this.laws.seen.records.get(plan.name)?.endpoint?.dnsName ?? "";
+    if (!body.includes(endpoint))
+      throw new PromiseBroken("a ready cluster has a kubeconfig", `the kubeconfig of ${plan.name} does not name ${endpoint}`);
+  }
+
+  async #delete(plan: ClusterPlan, abortAfter: number | undefined): Promise<void> {
+    const accepted = await this.#ask("DELETE", `/clusters/${plan.name}`, { requestId: this.#requestId(), confirm: plan.name });
+    if (accepted === undefined) return;
+    await Promise.all([this.#ended(plan.name, accepted.operation, "delete"), this.#later(abortAfter, async () => this.#abort(accepted.operation))]);
+    await this.#sleep(afterglowMs);
+    this.#checkAfterwards(plan);
+  }
+
+  async #deleteUntilGone(plan: ClusterPlan): Promise<void> {
+    for (let again = 0; this.laws.seen.records.has(plan.name); again++) {
+      if (again === mostRestarts)
+        throw new LawBroken(
+          7,
+          `${plan.name} is not gone after it was deleted again ${mostRestarts} times, though faults had stopped: ${this.#lastCard(plan)}`,
+        );
+      const accepted = await this.#ask("DELETE", `/clusters/${plan.name}`, { requestId: this.#requestId(), confirm: plan.name }, true);
+      await this.#ended(plan.name, (accepted as Accepted).operation, "delete");
+      await this.#sleep(afterglowMs);
+      this.#checkAfterwards(plan);
+    }
+  }
+
+  // ----------------------------------------------------------------------------------------------------------------- people
+
+  /** Asks as the CLI does: the same request again while the answer is that the world is still changing. Undefined when it gives up. */
+  async #ask(method: string, path: string, body: Readonly<Record<string, unknown>>, must = false): Promise<Accepted | undefined> {
+    for (let attempt = 1; attempt <= 10; attempt++) {
+      const answer = await this.#request(method, path, body);
+      if (answer.status === 202) return JSON.parse(answer.body) as Accepted;
+      if (answer.status < 500 && answer.status !== 429) {
+        const { error, message } = JSON.parse(answer.body) as ApiError;
+        throw new PromiseBroken("a good request is accepted", `${method} ${path} was answered with ${answer.status} ${error}: ${message}`);
+      }
+      await this.#sleep(5 * second);
+    }
+    if (must) throw new PromiseBroken("a good request is accepted", `${method} ${path} was never answered, though faults had stopped`);
+    return undefined;
+  }
+
+  /** Somebody else wants something of a cluster that is busy. Whatever they are told, one operation runs at a time. */
+  async #interfere(plan: ClusterPlan, kind: OperationKind, method: string, path: string, body: Readonly<Record<string, unknown>>): Promise<void> {
+    const isBusy = () => this.#running().length > 0 && this.laws.seen.leases.has(plan.name);
+    const before = isBusy();
+    const answer = await this.#request(method, path, { requestId: this.#requestId(), ...body });
+    if (answer.status === 202) {
+      if (before && isBusy()) throw new LawBroken(2, `a ${kind} of ${plan.name} was accepted while another operation changes it`);
+      await this.#ended(plan.name, (JSON.parse(answer.body) as Accepted).operation, kind);
+      return;
+    }
+    if (answer.status === 409 && before) {
+      const { message } = JSON.parse(answer.body) as ApiError;
+      if (!message.includes(plan.name)) throw new PromiseBroken("a busy cluster's refusal names who holds it", message);
+    }
+  }
+
+  #abort(operation: string): void {
+    const { execution = "" } = this.laws.seen.operations.get(operation) ?? {};
+    if (this.world.service<Sfn>("sfn").execution(execution)?.status !== "RUNNING") return;
+    this.world.note("aborted by an operator", { operation });
+    const person = { principal: `arn:aws:iam::${this.world.account}:user/operator`, name: "person", enforced: false };
+    try {
+      this.world.calls.callNow("sfn", "StopExecution", { executionArn: execution, cause: "stopped by an operator" }, person);
+    } catch (error) {
+      // Throttled: the operator shrugs.
+      if (!(error instanceof Error && error.name === "ThrottlingException")) throw error;
+    }
+  }
+
+  /** Reads what people read; nothing of it may hold a secret. */
+  async #look(name: string, operation?: string): Promise<void> {
+    const paths = [
+      "/clusters",
+      `/clusters/${name}`,
+      `/clusters/${name}/operations`,
+      ...(operation === undefined ? [] : [`/clusters/${name}/operations/${operation}`]),
+    ];
+    for (const path of paths) {
+      const { body } = await this.#request("GET", path);
+      this.laws.leaves(body, `the answer to GET ${path}`);
+    }
+  }
+
+  async #request(method: string, path: string, body?: unknown): Promise<{ readonly status: number; readonly body: string }> {
+    const answer = await this.world.request(method, path, body);
+    const text = Buffer.from(answer.body).toString("utf8");
+    if (!path.endsWith("/kubeconfig")) this.laws.leaves(text, `the answer to ${method} ${path}`);
+    return { status: answer.status, body: text };
+  }
+
+  #requestId(): string {
+    this.#requests++;
+    return `seed-${this.#seed}-request-${this.#requests}`;
+  }
+
+  // ----------------------------------------------------------------------------------------------------------------- checks
+
+  /** Waits until an operation has ended, and holds its end to laws 9 and 12. */
+  async #ended(cluster: string, operation: string, kind: OperationKind): Promise<void> {
+    const { seen } = this.laws;
+    const isOver = () => ["succeeded", "failed"].includes(seen.operations.get(operation)?.status ?? "");
+    const execution = seen.operations.get(operation)?.execution ?? "";
+    const executionStatus = () => this.world.service<Sfn>("sfn").execution(execution)?.status;
+    const limit = this.world.clock.now() + operationLimitMs;
+    await this.#until(() => (isOver() && executionStatus() !== "RUNNING") || executionStatus() === "SUCCEEDED", limit);
+    if (executionStatus() === "RUNNING")
+      throw new LawBroken(9, `the execution of ${operation} still runs ${operationLimitMs / minute} minutes after it began`);
+    this.laws.checked[9]++;
+    if (!isOver() && kind === "create") {
+      throw new LawBroken(
+        12,
+        `the execution of ${operation} on ${cluster} ended as ${executionStatus() ?? "never started"}, and nobody wrote how the operation ended`,
+      );
+    }
+    this.laws.checked[12]++;
+  }
+
+  /** Everything that costs money is some cluster's, and a failed operation's card tells of all of it. */
+  #checkAfterwards(plan: ClusterPlan): void {
+    const { seen } = this.laws;
+    const uids = new Map([...seen.records.values()].map((record) => [record.uid, record]));
+    const resources = seen.world.resources();
+    const orphans = resources.filter((resource) => resource.uid === undefined || !uids.has(resource.uid));
+    if (orphans.length > 0) {
+      throw new PromiseBroken("nothing leaks", `${listOf(orphans.map(({ kind, id }) => `${kind} ${id}`))} belongs to no cluster's record`);
+    }
+    const record = seen.records.get(plan.name);
+    const operation = seen.operations.get(record?.operation ?? "");
+    if (record === undefined || operation?.card === undefined) return;
+    const told = new Set(operation.card.left.resources.map(({ id }) => id));
+    const hidden = resources.filter((resource) => resource.uid === record.uid && !resource.isGoing && !told.has(resource.id));
+    if (hidden.length > 0) {
+      throw new PromiseBroken(
+        "nothing leaks",
+        `${listOf(hidden.map(({ kind, id }) => `${kind} ${id}`))} came after the card of ${operation.id} and is not on it`,
+      );
+    }
+    if (seen.leases.has(plan.name))
+      throw new PromiseBroken("a failed operation gives its lease back", `${operation.id} has ended and ${plan.name} is still leased`);
+  }
+
+  /** What is called ready is ready, for all that could be known. */
+  #isReady(plan: ClusterPlan): void {
+    const { seen } = this.laws;
+    const wrong = (what: string): never => {
+      throw new PromiseBroken("ready means ready", `${plan.name} ${what}`);
+    };
+    const record = seen.records.get(plan.name);
+    if (record?.readyAt === undefined || record.endpoint === undefined) return wrong("has no endpoint, or was never ready");
+    const agents = plan.pools.reduce((sum, pool) => sum + pool.count, 0);
+    const alive = seen.world.resources().filter(({ kind, uid, isGoing }) => kind === "instance" && uid === record.uid && !isGoing);
+    const clusters = seen.clusters.filter((cluster) => seen.world.owner(cluster.bootstrappedBy)?.uid === record.uid);
+    const cluster = clusters.find(({ members }) => members.some((member) => member.healthy)) ?? wrong("has no server that lives");
+    // A machine may die after everything was found well; that is another day's work.
+    const lateLoss = cluster.members.some((member) => !member.healthy) || cluster.nodes.some((node) => !node.ready);
+    if (lateLoss) return;
+    const voters = cluster.members.filter((member) => member.voter).length;
+    if (voters !== plan.servers || cluster.members.length !== plan.servers)
+      wrong(`has ${voters} voters of ${cluster.members.length} members, wanted are ${plan.servers}`);
+    if (cluster.nodes.length !== plan.servers + agents) wrong(`has ${cluster.nodes.length} nodes, wanted are ${plan.servers + agents}`);
+    if (alive.length !== plan.servers + agents) wrong(`has ${alive.length} machines, wanted are ${plan.servers + agents}`);
+    const servers = new Set(record.members.map((member) => member.instanceId));
+    if (servers.size !== plan.servers || cluster.members.some((member) => !servers.has(member.instanceId)))
+      wrong("names other servers in its record than etcd has");
+    for (const arn of [record.endpoint.supervisorTargetGroupArn, record.endpoint.apiTargetGroupArn]) {
+      const targets = seen.world.targets(arn);
+      if (targets.length !== plan.servers || targets.some((id) => !servers.has(id)))
+        wrong(`has the targets ${listOf(targets)} in ${arn}, wanted are its ${plan.servers} servers`);
+    }
+  }
+
+  /** A deleted cluster leaves its history and nothing else. */
+  #nothingIsLeft(): void {
+    const { seen } = this.laws;
+    const resources = seen.world.resources();
+    if (resources.length > 0)
+      throw new PromiseBroken("a delete leaves nothing", `${listOf(resources.map(({ kind, id }) => `${kind} ${id}`))} is still there`);
+    const keys = [...seen.keys].filter((key) => !/^clusters\/[^/]+\/operations\/[^/]+\.json$/.test(key) && !key.startsWith("callbacks/"));
+    if (keys.length > 0) throw new PromiseBroken("a delete leaves nothing", `${listOf(keys)} is still in the state bucket`);
+    for (const { name } of this.#plan.clusters) {
+      const history = [...seen.operations.values()].filter(({ cluster }) => cluster === name);
+      if (!history.some(({ kind, status }) => kind === "delete" && status === "succeeded")) {
+        throw new PromiseBroken("a delete leaves its history", `no operation of ${name} says that it was deleted`);
+      }
+      const silent = history.filter(({ execution, status, card }) => status !== "succeeded" && card === undefined && this.#endedBadly(execution));
+      if (silent.length > 0) throw new LawBroken(12, `${listOf(silent.map(({ id }) => id))} failed and has no card`);
+    }
+  }
+
+  #endedBadly(execution: string): boolean {
+    const status = this.world.service<Sfn>("sfn").execution(execution)?.status;
+    return status === "FAILED" || status === "ABORTED" || status === "TIMED_OUT";
+  }
+
+  #lastCard({ name }: ClusterPlan): string {
+    const cards = [...this.laws.seen.operations.values()].filter(({ cluster, card }) => cluster === name && card !== undefined);
+    const card = cards.at(-1)?.card;
+    return card === undefined ? "no card says why" : `${card.failure} in "${card.state}": ${card.what}`;
+  }
+
+  #running() {
+    return this.world.service<Sfn>("sfn").running();
+  }
+
+  // ------------------------------------------------------------------------------------------------------------------- time
+
+  #note({ service, operation, origin, error }: SeenCall): void {
+    this.#calls++;
+    this.#hash.update(`${this.world.clock.now()} ${service} ${operation} ${origin.name} ${error?.code ?? ""}\n`);
+  }
+
+  /** Lets people act side by side, and runs the world until all are done. */
+  async #drive(act: (plan: ClusterPlan) => Promise<void>): Promise<void> {
+    let settled = false;
+    let failure: { readonly error: unknown } | undefined;
+    // They begin once the clock runs: whoever asks then waits for its answer and does not drive the clock himself.
+    this.world.clock.after(0, () => {
+      Promise.all(this.#plan.clusters.map(act))
+        .catch((error: unknown) => {
+          failure = { error };
+        })
+        .finally(() => {
+          settled = true;
+        });
+    });
+    const end = await this.world.runUntil(() => settled);
+    if (!settled) throw new LawBroken(9, `nothing moves any more (${end}), and somebody still waits`);
+    if (failure !== undefined) throw failure.error;
+  }
+
+  #sleep(milliseconds: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.world.clock.after(milliseconds, resolve);
+    });
+  }
+
+  async #later(seconds: number | undefined, act: () => Promise<void>): Promise<void> {
+    if (seconds === undefined) return;
+    await this.#sleep(seconds * second);
+    await act();
+  }
+
+  /** Waits until something holds, or until a virtual time. */
+  #until(holds: () => boolean, limit: number): Promise<void> {
+    if (holds()) return Promise.resolve();
+    return new Promise((resolve) => {
+      const waiter = {
+        holds,
+        go: () => {
+          this.#waiting.delete(waiter);
+          timer.cancel();
+          resolve();
+        },
+      };
+      const timer = this.world.clock.after(limit - this.world.clock.now(), waiter.go);
+      this.#waiting.add(waiter);
+    });
+  }
+
+  #wake(): void {
+    for (const waiter of this.#waiting) {
+      if (!waiter.holds()) continue;
+      this.#waiting.delete(waiter);
+      this.world.clock.after(0, waiter.go);
+    }
+  }
+}
