@@ -254,7 +254,7 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
   "admit-event": admits,
   "complete-node-command": all(
     reads(callback, record),
-    changes(operation, command),
+    changes(operation, command, group),
     removes(callback),
     looksAtCommands,
     looksAtInstances,
@@ -272,8 +272,8 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
   "run-node-command": all(
     step,
     observes,
-    reads(group, ...tokens),
-    changes(command),
+    reads(...tokens),
+    changes(command, group),
     writes(callback),
     removes(callback),
     // Whoever signs an address needs the right it gives.

@@ -9,7 +9,7 @@ import type { FailureCard, LeftResource, OperationKind } from "./records.js";
 import { redact } from "./redact.js";
 
 /** Every name a card's `failure` can have: each has a heading in docs/runbook.md. */
-export const cardFailures = [...failureNames, "AccessDenied", "QuotaReached", "TimedOut", "Unexpected"] as const;
+export const cardFailures = [...failureNames, "AccessDenied", "QuotaReached", "TimedOut", "Aborted", "Unexpected"] as const;
 export type CardFailure = (typeof cardFailures)[number];
 
 interface Advice {
@@ -59,6 +59,10 @@ const causes: Readonly<Record<CardFailure, { readonly likelyCause: string; reado
   },
   TimedOut: {
     likelyCause: "A step took longer than it ever should: its function or its node stopped answering.",
+    next: ["drover status CLUSTER"],
+  },
+  Aborted: {
+    likelyCause: "Somebody stopped the execution in Step Functions, by hand or by a script.",
     next: ["drover status CLUSTER"],
   },
   Unexpected: {
@@ -252,6 +256,7 @@ function nameFailure(error: string, message: string, code: NodeFailureCode | und
   if (known !== undefined) return known;
   if (code !== undefined) return "NodeCommandFailed";
   if (timedOut.includes(error)) return "TimedOut";
+  if (error === "ABORTED") return "Aborted";
   if (lambdaTransient.test(error)) return "NotYet";
   if (error === "States.Permissions") return "AccessDenied";
   return byAwsClass[classifyAwsError("", error)] ?? "Unexpected";

@@ -6,7 +6,7 @@
  */
 import { z } from "zod";
 import { decideReady } from "../core/cluster-health.js";
-import { serverPool, shortHash, stateKeys } from "../core/layout.js";
+import { nodeName, serverPool, shortHash, stateKeys } from "../core/layout.js";
 import { type NodeCommandName, type NodeFailure, nodeCommands, nodeFailureSchema } from "../core/node-commands.js";
 import { isAlive } from "../core/nodes.js";
 import type { ClusterRecord } from "../core/records.js";
@@ -89,16 +89,47 @@ export async function settle(file: CommandFile, taskToken: string, clients: Sett
 
   const outcome = readOutcome(file, invocations, gone);
   const record = (await clients.state.read<ClusterRecord>(stateKeys.record(file.step.cluster)))?.value;
-  const answer = await judge(file, outcome, record, clients.instances);
+  const answer = await judge(file, outcome, record, clients);
   // Stored before the answer, because the next state reads it. Only a reported failure is asked anew; a success is answered again.
   const stage = answer.kind === "success" ? "sent" : "reported";
   await clients.state.write(file.key, { ...file, stage, outcome: withoutLogs(outcome) });
+  await rememberSetAside(file, outcome, clients.state);
   if (answer.kind === "success") {
     await noteProgress(file, outcome, clients.state, now);
     await clients.workflows.succeed(taskToken, answer.output);
   } else await clients.workflows.fail(taskToken, answer.error, redact(JSON.stringify(answer.cause)));
   await clients.state.remove(stateKeys.callback(file.commandId));
   return true;
+}
+
+/** Agents that could not be prepared or started in a pass, with what their nodes said: stored as the group `set-aside-p<pass>`. */
+interface SetAside {
+  readonly schema: 1;
+  readonly nodes: readonly { readonly instanceId: string; readonly pool: string; readonly failure: NodeFailure }[];
+}
+
+const setAsideKey = (step: StepInput, key: string) =>
+  stateKeys.group(step.cluster, step.operation, `set-aside-p${/-p(\d+)\.json$/.exec(key)?.[1] ?? "1"}`);
+
+/** A group goes on without the nodes that failed in it; verification finds them missing, and this is how it knows why. */
+async function rememberSetAside(file: CommandFile, outcome: CommandOutcome, state: StateStore): Promise<void> {
+  if (nodeCommands[file.command].mode === "single" || isServerGroup(file)) return;
+  // What passes by itself is asked again.
+  const lasting = outcome.failed.filter(({ failure }) => !passing.has(failure.code));
+  if (lasting.length === 0) return;
+  const failed = lasting.map(({ instanceId, failure }) => ({
+    instanceId,
+    pool: poolOf(file.group),
+    failure: { ...failure, message: redact(failure.message), log: redact(failure.log) },
+  }));
+  await state.update<SetAside>(setAsideKey(file.step, file.key), (current) => ({
+    schema: 1,
+    nodes: [...(current?.nodes ?? []).filter((node) => !failed.some((each) => each.instanceId === node.instanceId)), ...failed],
+  }));
+}
+
+function isServerGroup(file: CommandFile): boolean {
+  return poolOf(file.group) === serverPool;
 }
 
 const progressSteps: Readonly<Partial<Record<NodeCommandName, string>>> = {
@@ -156,7 +187,12 @@ type Answer =
   | { readonly kind: "success"; readonly output: Readonly<Record<string, unknown>> }
   | { readonly kind: "failure"; readonly error: string; readonly cause: Readonly<Record<string, unknown>> };
 
-async function judge(file: CommandFile, outcome: CommandOutcome, record: ClusterRecord | undefined, instances: Instances): Promise<Answer> {
+async function judge(
+  file: CommandFile,
+  outcome: CommandOutcome,
+  record: ClusterRecord | undefined,
+  { state, instances }: Pick<SettleClients, "state" | "instances">,
+): Promise<Answer> {
   const failure = (error: string, errorMessage: string, more: Readonly<Record<string, unknown>> = {}): Answer => ({
     kind: "failure",
     error,
@@ -166,7 +202,7 @@ async function judge(file: CommandFile, outcome: CommandOutcome, record: Cluster
   if (outcome.succeeded.length === 0 && firstFailed === undefined) {
     return failure("NodeLost", `${file.command}: the machine of ${outcome.lost.join(", ")} is gone`, { lost: outcome.lost });
   }
-  const mustAllSucceed = nodeCommands[file.command].mode === "single" || file.group.includes("server");
+  const mustAllSucceed = nodeCommands[file.command].mode === "single" || isServerGroup(file);
   if (firstFailed !== undefined && (mustAllSucceed || outcome.succeeded.length === 0 || passing.has(firstFailed.failure.code))) {
     const { instanceId, failure: why } = firstFailed;
     const error = passing.has(why.code) ? "NotYet" : "NodeCommandFailed";
@@ -177,7 +213,7 @@ async function judge(file: CommandFile, outcome: CommandOutcome, record: Cluster
   if (mustAllSucceed && outcome.lost.length > 0) {
     return failure("NodeLost", `${file.command}: the machine of ${outcome.lost.join(", ")} is gone`, { lost: outcome.lost });
   }
-  if (file.command === "check-cluster" && record !== undefined) return judgeCluster(outcome, record, instances, failure);
+  if (file.command === "check-cluster" && record !== undefined) return judgeCluster(file, outcome, record, { state, instances }, failure);
   return {
     kind: "success",
     output: { succeeded: outcome.succeeded.length, failed: outcome.failed.length, lost: outcome.lost.length },
@@ -189,12 +225,15 @@ function poolOf(group: string): string {
   return /^(.+)-\d+-\d+$/.exec(group)?.[1] ?? serverPool;
 }
 
-/** A cluster that is not ready because a node has no machine any more will not become so by waiting. */
+/**
+ * A cluster that is not ready because a node has no machine any more, or because a node has said that it cannot go on, will not become so by waiting.
+ */
 async function judgeCluster(
+  file: CommandFile,
   outcome: CommandOutcome,
   record: ClusterRecord,
-  instances: Instances,
-  failure: (error: string, message: string) => Answer,
+  { state, instances }: Pick<SettleClients, "state" | "instances">,
+  failure: (error: string, message: string, more?: Readonly<Record<string, unknown>>) => Answer,
 ): Promise<Answer> {
   const check = nodeCommands["check-cluster"].result.parse(outcome.result);
   const decision = decideReady({ record, check });
@@ -204,9 +243,14 @@ async function judgeCluster(
   if (decision.kind === "stop") return failure("Unsafe", decision.reason);
   const { servers, agentPools } = record.wanted.spec;
   const wanted = servers.count + agentPools.reduce((sum, pool) => sum + pool.count, 0);
-  const alive = (await instances.ofCluster(record.uid)).filter((instance) => isAlive(instance.state)).length;
-  if (alive < wanted) return failure("NodeLost", `${wanted - alive} of ${wanted} machines are gone: ${decision.reason}`);
-  return failure("NotYet", decision.reason);
+  const [observed, setAside] = await Promise.all([instances.ofCluster(record.uid), state.read<SetAside>(setAsideKey(file.step, file.key))]);
+  const alive = observed.filter((instance) => isAlive(instance.state));
+  if (alive.length < wanted) return failure("NodeLost", `${wanted - alive.length} of ${wanted} machines are gone: ${decision.reason}`);
+  const [node, ...others] = (setAside?.value.nodes ?? []).filter((each) => alive.some((instance) => instance.instanceId === each.instanceId));
+  if (node === undefined) return failure("NotYet", decision.reason);
+  const more = others.length === 0 ? "" : `, and ${others.length} more`;
+  const what = `${decision.reason}: ${nodeName(node.pool, node.instanceId)}${more}: ${node.failure.code}: ${node.failure.message}`;
+  return failure("NodeCommandFailed", what, { node });
 }
 
 /** Logs go to the failure card only, not into every file. */
