@@ -23,7 +23,7 @@ function decode(bytes: Uint8Array, name: string): string {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
     const isWide = (bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff);
-    const found = isWide ? "it looks like UTF-16" : `byte ${firstBadByte(bytes) + 1} is not part of any character`;
+    const found = isWide ? "it looks like UTF-16" : badByte(bytes);
     throw badInput(
       `${name} is not UTF-8 text: ${found}`,
       `Save it as UTF-8${isWide ? `, such as with: iconv --from-code UTF-16 --to-code UTF-8` : ""}`,
@@ -31,21 +31,26 @@ function decode(bytes: Uint8Array, name: string): string {
   }
 }
 
-/** How many bytes from the start are good. */
-function firstBadByte(bytes: Uint8Array): number {
+function badByte(bytes: Uint8Array): string {
+  const decodes = (length: number, stream: boolean) => {
+    try {
+      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, length), { stream });
+      return true;
+    } catch {
+      return false;
+    }
+  };
   let good = 0;
   let bad = bytes.byteLength;
   while (bad - good > 1) {
     const middle = (good + bad) >> 1;
-    // A character cut in two at the end is no fault yet, which is what streaming means.
-    try {
-      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, middle), { stream: true });
-      good = middle;
-    } catch {
-      bad = middle;
-    }
+    // A character cut in two at the end of a part is no fault yet, which is what streaming means.
+    if (decodes(middle, true)) good = middle;
+    else bad = middle;
   }
-  return good;
+  while (!decodes(good, false)) good--;
+  const line = bytes.subarray(0, good).filter((byte) => byte === 0x0a).length + 1;
+  return `byte ${good + 1}, in line ${line}, begins no character`;
 }
 
 async function readBytes(path: string, shown: string): Promise<Uint8Array> {

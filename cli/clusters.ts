@@ -35,7 +35,18 @@ export const validate: Act<{ readonly online?: boolean }, [file: string]> = asyn
   }
   const api = await command.api();
   const requestId = command.surroundings.newId();
-  const preview = await api.call<Accepted>("createCluster", {}, { requestId, file: text, preview: true });
+  let preview: Accepted;
+  try {
+    preview = await api.call<Accepted>("createCluster", {}, { requestId, file: text, preview: true });
+  } catch (error) {
+    if (!(error instanceof CommandFailure) || error.faults.length === 0) throw error;
+    const found = faultSummary(error.faults.map((fault) => ({ ...fault, severity: "error" as const })));
+    command.answer(
+      { file, valid: false, cluster: name, faults: found.errors },
+      `${shown}: ${found.headline} at ${api.endpoint.label}\n${found.lines.map((line) => `${plain(line)}\n`).join("")}`,
+    );
+    return exitCodes.input;
+  }
   const warnings = preview.warnings.map((warning) => ({ ...warning, severity: "warning" as const }));
   const all = faultSummary(warnings);
   command.answer(
