@@ -23,9 +23,11 @@ export const lateGroupLimit = 10;
 const manyAgents = 200;
 const firstGroupSizes: readonly number[] = [10, 20];
 
-/** Most nodes are enough after this many seconds ... */
-const mostAfterSeconds = 45;
-const mostShare = 0.9;
+/**
+ * Most nodes are enough after this many seconds. With many agents most means nearly all: each group of late ones asks until it is complete, and with half of
+ * a thousand late that would be a lot of asking for time that admission takes anyway ...
+ */
+const enough = { few: { afterSeconds: 30, share: 0.5 }, many: { afterSeconds: 45, share: 0.9 } } as const;
 /** ... any after this many (0.5 % of nodes take longer, latency model) ... */
 const anyAfterSeconds = 120;
 /** ... and after this many a node that is not online never comes: SSM's agent registers within minutes of boot. */
@@ -59,9 +61,11 @@ export function decideGather(input: {
   const expected = input.wanted.filter((node) => !isLost(node)).sort(byPlace);
   const ready = expected.filter((node) => online.has(node.instanceId));
 
+  const agents = expected.filter((node) => node.role === "agent").length;
+  const most = agents > manyAgents ? enough.many : enough.few;
   const isEnough =
     ready.length === expected.length ||
-    (sinceLaunchSeconds >= mostAfterSeconds && ready.length >= expected.length * mostShare) ||
+    (sinceLaunchSeconds >= most.afterSeconds && ready.length >= expected.length * most.share) ||
     (sinceLaunchSeconds >= anyAfterSeconds && ready.length > 0) ||
     sinceLaunchSeconds >= lateAfterSeconds;
   if (!isEnough) {
@@ -70,7 +74,6 @@ export function decideGather(input: {
   }
 
   const late = expected.filter((node) => !online.has(node.instanceId));
-  const agents = expected.filter((node) => node.role === "agent").length;
   const chunks = [
     ...chunksByPool(ready, agents > manyAgents ? firstGroupSizes : [], sizeLimit),
     ...chunksByPool(late, [], agents > manyAgents ? sizeLimit : Math.min(lateGroupLimit, sizeLimit)),

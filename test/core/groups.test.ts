@@ -30,13 +30,16 @@ describe("gathering nodes into groups", () => {
 
   it("waits for the rest, and names one of them", () => {
     const wanted = agents(4);
-    expect(gather(wanted, ids(wanted.slice(0, 3)), 44)).toEqual({ kind: "wait", reason: "3 of 4 nodes are online in SSM, i-workers-4 is not" });
+    expect(gather(wanted, ids(wanted.slice(0, 3)), 29)).toEqual({ kind: "wait", reason: "3 of 4 nodes are online in SSM, i-workers-4 is not" });
   });
 
   it.each([
-    [44, 18, 20, false],
-    [45, 18, 20, true],
-    [45, 17, 20, false],
+    [29, 19, 20, false],
+    [30, 10, 20, true],
+    [30, 9, 20, false],
+    [44, 270, 300, false],
+    [45, 270, 300, true],
+    [45, 269, 300, false],
     [119, 1, 20, false],
     [120, 1, 20, true],
     [599, 0, 20, false],
