@@ -22,7 +22,6 @@ export const createRequestSchema = z.strictObject({
   /** Validate and answer what would be done; start nothing. */
   preview: z.boolean().default(false),
 });
-export type CreateRequest = z.output<typeof createRequestSchema>;
 
 export const deleteRequestSchema = z.strictObject({
   requestId,
@@ -32,7 +31,6 @@ export const deleteRequestSchema = z.strictObject({
   overrideProtection: z.boolean().default(false),
   preview: z.boolean().default(false),
 });
-export type DeleteRequest = z.output<typeof deleteRequestSchema>;
 
 /** Files of one release for one architecture, offered for upload. */
 export const artifactUploadSchema = z.strictObject({

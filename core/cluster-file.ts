@@ -292,9 +292,6 @@ export const clusterFileSchema = z.strictObject({
 
 /** A cluster file with every default filled in. */
 export type ClusterFile = z.output<typeof clusterFileSchema>;
-/** A cluster file as a person writes it. */
-export type ClusterFileInput = z.input<typeof clusterFileSchema>;
-export type ClusterSpec = z.output<typeof clusterSpecSchema>;
 export type AgentPool = z.output<typeof agentPoolSchema>;
 export type ConfigValue = z.output<typeof configValueSchema>;
 /** Processor architecture in the words of RKE2's release files; EC2 says x86_64 for amd64. */

@@ -57,14 +57,8 @@ export class NodeLost extends StepFailure {
   override readonly name = "NodeLost";
 }
 
-/** Look at the node: its command ran and said why it cannot go on. */
-export class NodeCommandFailed extends StepFailure {
-  override readonly name = "NodeCommandFailed";
-}
-
 /** Every name a state machine may catch by, in the order a person should read them in the runbook. */
 export const failureNames = ["NotYet", "Busy", "Invalid", "Unsafe", "LeaseLost", "NoCapacity", "NodeLost", "NodeCommandFailed"] as const;
-export type FailureName = (typeof failureNames)[number];
 
 /** One thing wrong with a request: where, what was found, what is allowed. Warnings do not stop a request. */
 export interface Fault {
