@@ -57,7 +57,10 @@ export class NodeLost extends StepFailure {
   override readonly name = "NodeLost";
 }
 
-/** Every name a state machine may catch by, in the order a person should read them in the runbook. */
+/**
+ * Every name a state machine may catch by, in the order a person should read them in the runbook. `NodeCommandFailed` has no class: it is what a step that
+ * waits for a node command is told, when the command ran and said why it cannot go on.
+ */
 export const failureNames = ["NotYet", "Busy", "Invalid", "Unsafe", "LeaseLost", "NoCapacity", "NodeLost", "NodeCommandFailed"] as const;
 
 /** One thing wrong with a request: where, what was found, what is allowed. Warnings do not stop a request. */
