@@ -55,7 +55,7 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
   const common = (command: Commander, { speaks = true } = {}) => {
     if (speaks) {
       command
-        .addOption(new Option("--endpoint <url>", "the API: output ApiUrl of the stack Drover").env("DROVER_ENDPOINT"))
+        .addOption(new Option("--endpoint <url>", "the API: output ApiUrl of the stack Drover; DROVER_ENDPOINT unless given"))
         .addOption(new Option("--region <region>", "Region to sign for, where the endpoint's name does not say it"));
     }
     return command.option("--json", "the result as JSON on standard output");
@@ -136,7 +136,7 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
   examples(
     common(createCommand),
     ["drover create examples/ha.yaml", "preview, question, progress"],
-    ["drover create examples/ha.yaml --yes --no-wait --json", "from a pipeline"],
+    ["drover create examples/ha.yaml --yes --no-wait", "from a pipeline"],
     ["drover create - --yes < cluster.yaml", "from standard input"],
   );
 
@@ -243,8 +243,8 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
         .option("--version <version>", "the release, such as v1.35.7+rke2r1; needed unless the folder is named by it, for the files do not say it")
         .action(acts(add)),
     ),
-    ["drover artifacts add ./v1.35.7+rke2r1", "a folder named by its version"],
-    ["drover artifacts add downloads --version v1.35.7+rke2r1", "any other folder"],
+    ["drover artifacts add ./v1.35.7+rke2r1", "folder named by version"],
+    ["drover artifacts add dir --version v1.35.7+rke2r1", "any other folder"],
   );
   examples(
     common(

@@ -1,11 +1,12 @@
 /**
- * Writes docs/reference from the schemas: `npx tsx docs/generate.ts`.
+ * Writes docs/reference from the schemas and the commands: `npx tsx docs/generate.ts`.
  *
- * A test compares the files with what this would write, so run it after every change of the cluster file or of the API.
+ * A test compares the files with what this would write, so run it after every change of the cluster file, of the API or of the command line.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { cliPage } from "../cli/reference.js";
 import { clusterFilePage, clusterJsonSchema, openApiDocument } from "../core/schema-documents.js";
 
 export const referenceFolder = fileURLToPath(new URL("reference/", import.meta.url));
@@ -16,6 +17,7 @@ export function referenceFiles(): Record<string, string> {
     "cluster.schema.json": `${json(clusterJsonSchema())}\n`,
     "openapi.json": `${json(openApiDocument())}\n`,
     "cluster-file.md": clusterFilePage(),
+    "cli.md": cliPage(),
   };
 }
 

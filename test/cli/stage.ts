@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
-import type { HttpRequest, HttpResponse } from "../../cli/http.js";
+import type { HttpRequest, HttpResponse, Send } from "../../cli/http.js";
 import { run } from "../../cli/program.js";
 import type { Screen, Surroundings } from "../../cli/surroundings.js";
 import { knownImageSets } from "../../core/archives.js";
@@ -29,6 +29,8 @@ export interface StageOptions {
   readonly columns?: number;
   readonly rows?: number;
   readonly environment?: Readonly<Record<string, string>>;
+  /** Sends requests for real. */
+  readonly send?: Send;
 }
 
 const folders: string[] = [];
@@ -145,6 +147,7 @@ export class Stage {
     const instead = this.network(request);
     if (instead instanceof Error) throw instead;
     if (instead !== undefined) return instead;
+    if (this.#options.send !== undefined) return await this.#options.send(request, this.#interruption.signal);
     const body = readPart(request.body);
     if (url.hostname.includes(".s3.")) {
       const sent = { "content-length": String(body.byteLength), ...headers };
