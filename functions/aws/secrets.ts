@@ -4,10 +4,14 @@
  * They lie apart from the snapshots they open. Reading one takes two rights, on the object and on the key; most functions have neither.
  */
 import { GetObjectCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import { NotYet } from "../../core/failures.js";
 import { type SecretKind, stateKeys } from "../../core/layout.js";
 
 export interface SecretStore {
-  /** Stores a generation, or answers false when that generation exists: a secret is never overwritten. */
+  /**
+   * Stores a generation, or answers false when that generation exists: a secret is never overwritten.
+   * @throws NotYet while another write of it is under way
+   */
   create(uid: string, kind: SecretKind, generation: number, value: string): Promise<boolean>;
   read(uid: string, kind: SecretKind, generation: number): Promise<string>;
   /** Text of another encrypted object, such as what a node uploaded; undefined when it is not there. */
@@ -41,7 +45,11 @@ export function secretStore(bucket: string, secretsKeyArn: string, s3: S3Client 
         );
         return true;
       } catch (error) {
-        if (error instanceof Error && ["PreconditionFailed", "ConditionalRequestConflict"].includes(error.name)) return false;
+        if (error instanceof Error && error.name === "PreconditionFailed") return false;
+        // 409 says only that another write is under way: that one may fail, and then there is no secret.
+        if (error instanceof Error && error.name === "ConditionalRequestConflict") {
+          throw new NotYet(`The ${kind} of generation ${generation} is being written by another`, "Asking again shortly", { cause: error });
+        }
         throw error;
       }
     },

@@ -1,8 +1,9 @@
 /**
  * The state bucket as a store of JSON documents with conditional writes.
  *
- * S3 answers 412 when a condition is false and 409 when a concurrent write is under way. Because the SDK retries a PUT whose answer was lost, a 412 may be
- * our own success: `create` and `replace` read back and compare before they say that somebody else was first.
+ * S3 answers 412 when a condition is false, and 409 when a concurrent write is under way and nothing was decided: then it is asked again. Because the SDK
+ * retries a PUT whose answer was lost, a 412 may be our own success: `create` and `replace` read back and compare before they say that somebody else
+ * was first.
  */
 import { DeleteObjectCommand, GetObjectCommand, ListObjectsV2Command, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
 import { NotYet } from "../../core/failures.js";
@@ -34,15 +35,17 @@ export interface StateStore {
 const lostRaces = 10;
 
 export function stateStore(bucket: string, s3: S3Client = new S3Client({})): StateStore {
-  const put = async (key: string, body: string, condition: { IfNoneMatch?: string; IfMatch?: string }): Promise<boolean> => {
-    try {
-      await s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: body, ContentType: "application/json", ...condition }));
-      return true;
-    } catch (error) {
-      if (isConflict(error) || isMissing(error)) return (await readText(key))?.text === body;
-      throw error;
-    }
-  };
+  const put = (key: string, body: string, condition: { IfNoneMatch?: string; IfMatch?: string }): Promise<boolean> =>
+    untilDecided(key, async () => {
+      try {
+        await s3.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: body, ContentType: "application/json", ...condition }));
+        return true;
+      } catch (error) {
+        if (isRace(error)) return (await readText(key))?.text === body ? true : "again";
+        if (isRefused(error) || isMissing(error)) return (await readText(key))?.text === body;
+        throw error;
+      }
+    });
   const readText = async (key: string): Promise<{ text: string; etag: string } | undefined> => {
     try {
       const answer = await s3.send(new GetObjectCommand({ Bucket: bucket, Key: key }));
@@ -75,15 +78,17 @@ export function stateStore(bucket: string, s3: S3Client = new S3Client({})): Sta
     async remove(key) {
       await s3.send(new DeleteObjectCommand({ Bucket: bucket, Key: key }));
     },
-    async removeVersion(key, etag) {
-      try {
-        await s3.send(new DeleteObjectCommand({ Bucket: bucket, Key: key, IfMatch: etag }));
-        return true;
-      } catch (error) {
-        if (isConflict(error) || isMissing(error)) return false;
-        throw error;
-      }
-    },
+    removeVersion: (key, etag) =>
+      untilDecided(key, async () => {
+        try {
+          await s3.send(new DeleteObjectCommand({ Bucket: bucket, Key: key, IfMatch: etag }));
+          return true;
+        } catch (error) {
+          if (isRace(error)) return "again";
+          if (isRefused(error) || isMissing(error)) return false;
+          throw error;
+        }
+      }),
     async list(prefix, limit = Number.POSITIVE_INFINITY) {
       const keys: string[] = [];
       let next: string | undefined;
@@ -123,6 +128,21 @@ function isMissing(error: unknown): boolean {
   return error instanceof Error && (error.name === "NoSuchKey" || error.name === "NotFound");
 }
 
-function isConflict(error: unknown): boolean {
-  return error instanceof Error && (error.name === "PreconditionFailed" || error.name === "ConditionalRequestConflict");
+/** 412: the condition was looked at, and is false. */
+function isRefused(error: unknown): boolean {
+  return error instanceof Error && error.name === "PreconditionFailed";
+}
+
+/** 409: another conditional write was under way, and nothing was decided. */
+function isRace(error: unknown): boolean {
+  return error instanceof Error && error.name === "ConditionalRequestConflict";
+}
+
+/** @throws NotYet when the same race is lost ten times: whether the condition holds is still unknown */
+async function untilDecided(key: string, act: () => Promise<boolean | "again">): Promise<boolean> {
+  for (let race = 0; race < lostRaces; race++) {
+    const decided = await act();
+    if (decided !== "again") return decided;
+  }
+  throw new NotYet(`${key} was being written by others ${lostRaces} times in a row`, "Asking again shortly");
 }
