@@ -327,12 +327,12 @@ export function benchText(report: BenchReport): string {
     course("endpoint serves (E)", "E"),
     course("operation over, after all of these", "ready"),
     "",
+    row("state transitions, p50", ({ transitions }) => String(transitions.value.p50)),
     ...goalRow(
-      "state transitions, p50",
+      "state transitions, most",
       ({ transitions }) => transitions,
-      ({ p50 }) => String(p50),
+      ({ most }) => String(most),
     ),
-    row("  most", ({ transitions }) => String(transitions.value.most)),
     row("  child executions started", ({ childStarts }) => String(childStarts.p50)),
     ...goalRow(
       "largest history, % of 25,000",
@@ -396,10 +396,10 @@ async function main(): Promise<void> {
     process.stdout.write(help);
     return;
   }
-  if (!/^[1-9]\d{0,3}$/.test(values.seeds)) throw new TypeError(`--seeds takes a whole number from 1 to 9999, not ${values.seeds}`);
+  if (!/^[1-9]\d{0,3}$/.test(values.seeds)) throw new WrongUse(`--seeds takes a whole number from 1 to 9999, not ${values.seeds}`);
   const only = values.only?.map((name) => {
     const size = sizes.find((each) => each.name === name);
-    if (size === undefined) throw new TypeError(`--only takes ${sizes.map((each) => each.name).join(", ")}, not ${name}`);
+    if (size === undefined) throw new WrongUse(`--only takes ${sizes.map((each) => each.name).join(", ")}, not ${name}`);
     return size.name;
   });
   const report = await bench({
@@ -410,11 +410,13 @@ async function main(): Promise<void> {
   process.stdout.write(values.json ? `${JSON.stringify(report, undefined, 2)}\n` : benchText(report));
 }
 
+class WrongUse extends Error {}
+
 if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === resolve(process.argv[1])) {
   if (process.argv.includes("--worker") && process.send !== undefined) serveParent();
   else
     await main().catch((error: unknown) => {
-      const isUse = error instanceof TypeError;
+      const isUse = error instanceof WrongUse || ((error as NodeJS.ErrnoException).code ?? "").startsWith("ERR_PARSE_ARGS");
       process.stderr.write(`${error instanceof Error ? (isUse ? error.message : (error.stack ?? error.message)) : String(error)}\n`);
       if (isUse) process.stderr.write("See: npm run bench -- --help\n");
       process.exitCode = isUse ? 2 : 1;

@@ -24,11 +24,11 @@ import { type LatencyStepName, type LowerBound, lowerBound } from "../core/laten
 import model from "../core/latency-model.json" with { type: "json" };
 import { ports, stateKeys, tags } from "../core/layout.js";
 import type { FailureCard, OperationKind, OperationRecord } from "../core/records.js";
-import type { Ec2 } from "./aws/ec2.js";
 import { fixtureImages } from "./aws/ec2.js";
 import type { S3 } from "./aws/s3.js";
 import type { Sfn } from "./aws/sfn.js";
 import { seedRelease } from "./aws/stand-in-release.js";
+import type { Faults } from "./kernel/contract.js";
 import type { ApiResponse } from "./kernel/http-api.js";
 import { callsMade, owner, paidUsage } from "./usage.js";
 import { World } from "./world.js";
@@ -44,6 +44,8 @@ export interface DemoOptions {
   /** Gets the text as it comes, in whole lines. */
   readonly write?: (text: string) => void;
   readonly hasColour?: boolean;
+  /** What goes wrong; nothing, unless a test wants to see it fail. */
+  readonly faults?: Partial<Faults>;
 }
 
 /** What `--json` prints. A field may be added; none changes its meaning while `schema` is 1. */
@@ -137,6 +139,7 @@ export async function demo(options: DemoOptions = {}): Promise<DemoReport> {
     const world = World.boot({
       assembly: assembly.directory,
       seed,
+      ...(options.faults === undefined ? {} : { faults: options.faults }),
       ...(trace === undefined ? {} : { trace: (entry) => void writeSync(trace, `${JSON.stringify(entry)}\n`) }),
     });
     const shown = relative(process.cwd(), file);
@@ -144,7 +147,7 @@ export async function demo(options: DemoOptions = {}): Promise<DemoReport> {
     world.close();
     const realSeconds = (performance.now() - started) / 1000;
     const report: DemoReport = { ...performed, realSeconds, synthSeconds: assembly.made ? assembly.seconds : 0 };
-    options.write?.(closing(report, assembly.made));
+    options.write?.(closing(report, assembly.made, options.hasColour === true));
     return report;
   } finally {
     if (trace !== undefined) closeSync(trace);
@@ -364,7 +367,7 @@ class Demonstration {
   // --------------------------------------------------------------------------------------------------------- nothing is left
 
   /** Asks the services themselves, as the account's owner, and not Drover. */
-  #showLeft({ record, nodes }: ClusterStatus): LeftReport {
+  #showLeft({ record }: ClusterStatus): LeftReport {
     const { name, uid } = record;
     const tagged = { Filters: [{ Name: `tag:${tags.uid}`, Values: [uid] }] };
     const network = { Filters: [{ Name: "vpc-id", Values: [record.wanted.spec.network.vpcId] }] };
@@ -404,8 +407,6 @@ class Demonstration {
         ),
       ),
     );
-    const living = this.world.service<Ec2>("ec2").living().length;
-    if (nodes.length > 0 && living > 0) this.#say(`  ${counted(living, "machine")} of any cluster still there`);
     this.#say("  Kept on purpose, the history of its operations:");
     for (const key of kept.filter(isHistory)) this.#say(`  ${key}`);
     return { counts, kept: kept.filter(isHistory) };
@@ -462,7 +463,7 @@ function timelineText({ atSeconds, step, detail, tookSeconds, expectedSeconds }:
   return [line, ...more.map((rest) => `${" ".repeat(detailColumn)}${rest}`)].join("\n");
 }
 
-function closing(report: DemoReport, made: boolean): string {
+function closing(report: DemoReport, made: boolean, hasColour: boolean): string {
   const { create, used, realSeconds, synthSeconds } = report;
   const lines: string[] = [];
   const synth = made ? `, ${synthSeconds.toFixed(1)} s of it to synthesize the template` : "";
@@ -475,7 +476,7 @@ function closing(report: DemoReport, made: boolean): string {
   lines.push(`  ${report.outcome === "failed" ? "Failed" : "Done"} after ${realSeconds.toFixed(1)} s of real time${synth}.`);
   const problem =
     report.outcome === "failed" && report.problem !== undefined ? [`  ${wrap(`Failed: ${report.problem}`, width - 2).join("\n  ")}`] : [];
-  return `\nFigures\n${[...lines, ...problem].join("\n")}\n`;
+  return `\n${paint({ hasColour }, "bold", "Figures")}\n${[...lines, ...problem].join("\n")}\n`;
 }
 
 // ----------------------------------------------------------------------------------------------------------------- command line
@@ -510,7 +511,7 @@ async function main(): Promise<number> {
     process.stdout.write(help);
     return 0;
   }
-  if (!/^\d{1,15}$/.test(values.seed)) throw new TypeError(`--seed takes a whole number from 0 up, not ${values.seed}`);
+  if (!/^\d{1,15}$/.test(values.seed)) throw new WrongUse(`--seed takes a whole number from 0 up, not ${values.seed}`);
   const report = await demo({
     seed: Number(values.seed),
     ...(values.file === undefined ? {} : { file: resolve(values.file) }),
@@ -522,11 +523,20 @@ async function main(): Promise<number> {
   return report.outcome === "failed" ? 1 : 0;
 }
 
+class WrongUse extends Error {}
+
+/** What a person typed wrong, or what the machine refused, in one line; anything else with its place in the code. */
+function told(error: unknown): { readonly text: string; readonly exitCode: 1 | 2 } {
+  if (!(error instanceof Error)) return { text: String(error), exitCode: 1 };
+  const code = (error as NodeJS.ErrnoException).code ?? "";
+  if (error instanceof WrongUse || code.startsWith("ERR_PARSE_ARGS")) return { text: `${error.message}\nSee: npm run demo -- --help`, exitCode: 2 };
+  return { text: /^E[A-Z]+$/.test(code) ? error.message : (error.stack ?? error.message), exitCode: 1 };
+}
+
 if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === resolve(process.argv[1])) {
   process.exitCode = await main().catch((error: unknown) => {
-    const isUse = error instanceof TypeError;
-    const said = error instanceof Error ? (isUse || "code" in error ? error.message : (error.stack ?? error.message)) : String(error);
-    process.stderr.write(`${said}\n${isUse ? "See: npm run demo -- --help\n" : ""}`);
-    return isUse ? 2 : 1;
+    const { text, exitCode } = told(error);
+    process.stderr.write(`${text}\n`);
+    return exitCode;
   });
 }

@@ -148,7 +148,7 @@ describe("the summary of runs", () => {
     cpuSeconds: 2,
   });
 
-  it("judges the middle of times and transitions, and the largest history", () => {
+  it("judges the middle of times, and the most transitions and history", () => {
     const report = summarize(size, [run(1, 210, 58), run(2, 230, 61), run(3, 205, 70)]);
     expect(report.overOwn).toEqual({ value: { p50: 1.05, p99: 1.15, least: 1.025, most: 1.15 }, goal: 1.1, ok: true });
     expect(report.overMedians.value.p50).toBeCloseTo(0.84, 6);
@@ -220,12 +220,7 @@ describe("budgets", () => {
   ])("a create of 3+%i takes at most %i state transitions, and %i percent of a history", async (agents, transitions, historyPercent) => {
     const runs: CreateFigures[] = [];
     for (const seed of [1, 2, 3, 4, 5]) runs.push(await createRun({ assembly: "cdk.out", servers: 3, agents, seed }));
-    expect(
-      percentile(
-        runs.map((run) => run.transitions),
-        50,
-      ),
-    ).toBeLessThanOrEqual(transitions);
+    expect(Math.max(...runs.map((run) => run.transitions))).toBeLessThanOrEqual(transitions);
     expect(Math.max(...runs.map(({ largestHistory }) => (100 * largestHistory) / 25_000))).toBeLessThanOrEqual(historyPercent);
   });
 });
