@@ -10,7 +10,7 @@ import { readClusterText } from "./cluster-text.js";
 import type { Act, Command } from "./command.js";
 import { badInput, CommandFailure, type ExitCode, exitCodes } from "./failures.js";
 import type { ClusterSize } from "./progress.js";
-import { age, counted, duration, instant, paint, plain, secondsBetween, table } from "./text.js";
+import { age, counted, duration, instant, paint, plain, secondsBetween, table, wrap } from "./text.js";
 import { watchOperation } from "./watch.js";
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ export const validate: Act<{ readonly online?: boolean }, [file: string]> = asyn
   const all = faultSummary(warnings);
   command.answer(
     { file, valid: true, cluster: name, faults: warnings, plan: preview.plan },
-    `${shown}: ${all.headline}, cluster ${name} is valid at ${api.endpoint.label}\n${all.lines.map((line) => `${line}\n`).join("")}${planText(preview.plan)}`,
+    `${shown}: ${all.headline}, cluster ${name} is valid at ${api.endpoint.label}\n${all.lines.map((line) => `${line}\n`).join("")}${planText(preview.plan, command.surroundings.out.columns)}`,
   );
   return exitCodes.ok;
 };
@@ -86,7 +86,7 @@ export const create: Act<ChangeOptions & { readonly file?: string }, [file: stri
   const size = { servers: servers.count, agents: agentPools.reduce((sum, pool) => sum + pool.count, 0) };
   const preview = await api.call<Accepted>("createCluster", {}, { ...body, preview: true });
   if (preview.status === "accepted") return await follow(command, api, preview, options, size);
-  command.tell(previewText(preview, api));
+  command.tell(previewText(preview, api, surroundings.err.columns));
   if (options.yes !== true) {
     if (file === "-" && surroundings.ask !== undefined) {
       throw badInput("The file came by standard input, so nobody can be asked; nothing was changed", "Start the command again with --yes");
@@ -109,7 +109,7 @@ export const remove: Act<Omit<ChangeOptions, "yes"> & { readonly confirm?: strin
   const body = { requestId: requestIdOf(options, surroundings.newId), overrideProtection: options.overrideProtection === true };
   const preview = await api.call<Accepted>("deleteCluster", { name }, { ...body, confirm: "", preview: true });
   if (preview.status === "accepted") return await follow(command, api, preview, options, undefined);
-  command.tell(previewText(preview, api));
+  command.tell(previewText(preview, api, surroundings.err.columns));
   if (options.confirm === undefined) {
     if (surroundings.ask === undefined) throw nobodyToAsk(`add --confirm ${name}`);
     const typed = await surroundings.ask(`Type the cluster's name to delete it: `);
@@ -170,11 +170,14 @@ function nothingChanged(command: Command): ExitCode {
   return exitCodes.ok;
 }
 
-const planText = (plan: readonly string[]) => plan.map((line) => `  - ${plain(line)}\n`).join("");
+/** One act a line, wrapped under itself. */
+function planText(plan: readonly string[], columns: number): string {
+  return plan.map((act) => `  - ${wrap(act, Math.max(40, columns - 5)).join("\n    ")}\n`).join("");
+}
 
-function previewText(preview: Accepted, api: ApiClient): string {
+function previewText(preview: Accepted, api: ApiClient, columns: number): string {
   const warnings = preview.warnings.map((warning) => `warning  ${plain(formatFault({ ...warning, severity: "warning" }))}\n`).join("");
-  return `At ${api.endpoint.label}:\n${planText(preview.plan)}${warnings}`;
+  return `At ${api.endpoint.label}:\n${planText(preview.plan, columns)}${warnings}`;
 }
 
 async function follow(

@@ -45,6 +45,8 @@ function report(error: unknown, isJson: boolean, { out, err, interrupted }: Surr
     out.write(`${JSON.stringify({ error: { kind: exit, exitCode: code, what, next, faults } }, null, 2)}\n`);
   }
   const faults = failure.faults.map((fault) => `  ${plain(faultLine(fault))}\n`).join("");
+  // The terminal has written ^C where the cursor was.
+  if (failure.exit === "interrupted" && err.isTerminal) err.write("\n");
   err.write(`${paint(err, "red", plain(failure.what))}\n${faults}${plain(failure.next)}\n`);
   return code;
 }

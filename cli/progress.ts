@@ -6,7 +6,7 @@
 import { type createSteps, type deleteSteps, expectedSteps } from "../core/progress.js";
 import type { OperationRecord, StepRecord } from "../core/records.js";
 import type { Screen } from "./surroundings.js";
-import { clockTime, fit, paint, plain, secondsBetween } from "./text.js";
+import { clockTime, fit, paint, plain, secondsBetween, wrap } from "./text.js";
 
 export interface ClusterSize {
   readonly servers: number;
@@ -227,7 +227,7 @@ function drawnDisplay(screen: Screen): ProgressDisplay {
 
 /** The picture of a course: every step on its line, or on a small screen those under way. */
 export function picture(course: Course, operation: OperationRecord, screen: Screen): string[] {
-  const isSmall = course.steps.length + 3 > screen.rows;
+  const isSmall = course.steps.length + 5 > screen.rows;
   const shown = isSmall ? course.steps.filter(({ state }) => state === "running") : course.steps;
   const width = Math.max(...course.steps.map(({ name }) => name.length));
   const lines = shown.map((step) => {
@@ -254,6 +254,6 @@ export function picture(course: Course, operation: OperationRecord, screen: Scre
   });
   const waits = course.steps.filter(({ state }) => state === "running").map(({ waitingFor }) => waitingFor);
   const summary = `${operation.cluster}: ${operation.kind}, ${clockTime(course.elapsedSeconds)} of about ${clockTime(course.expectedSeconds)}`;
-  const tail = waits.length === 0 ? [] : [fit(`waiting for ${waits.join(", ")}`, screen.columns - 1)];
+  const tail = waits.length === 0 ? [] : wrap(`waiting for ${waits.join(", ")}`, screen.columns - 1).slice(0, isSmall ? 1 : 3);
   return [paint(screen, "bold", fit(summary, screen.columns - 1)), ...lines, ...tail];
 }

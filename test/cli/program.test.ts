@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Command } from "commander";
@@ -41,7 +41,10 @@ describe("help", () => {
     const listed = [...out.slice(out.indexOf("Exit codes:")).matchAll(/^ {2}(\d+) +\S/gm)].map((match) => Number(match[1]));
     expect(listed).toEqual(Object.values(exitCodes));
   });
-  it("knows its version", async () => expect(await stage.drover("--version")).toEqual({ code: 0, out: "0.1.0\n", err: "" }));
+  it("knows its version", async () => {
+    const { version } = JSON.parse(readFileSync(join(import.meta.dirname, "..", "..", "package.json"), "utf8")) as { version: string };
+    expect(await stage.drover("--version")).toEqual({ code: 0, out: `${version}\n`, err: "" });
+  });
 });
 
 /** What is wrong with a line of an example: an unknown command, option, or a number of arguments that it does not take. */
