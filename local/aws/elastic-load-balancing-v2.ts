@@ -56,6 +56,36 @@ export interface ElasticLoadBalancingV2 extends Service {
   existing(): { readonly loadBalancers: readonly string[]; readonly targetGroups: readonly string[] };
   /** Which targets a connection to this DNS name and port may reach: the healthy ones, or all of them when none is (fail open). */
   route(dnsName: string, port: number): readonly { readonly instanceId: string; readonly port: number }[];
+  /** What every load balancer does with connections at this instant, for a driver whose machines make real ones. */
+  traffic(): readonly BalancerTraffic[];
+}
+
+export interface BalancerTraffic {
+  readonly arn: string;
+  readonly dnsName: string;
+  /** Carries connections, and has a name that resolves. */
+  readonly active: boolean;
+  readonly nodes: readonly { readonly zone: string; readonly cidr: string; readonly address: string }[];
+  readonly listeners: readonly ListenerTraffic[];
+}
+export interface ListenerTraffic {
+  readonly port: number;
+  readonly targetGroupArn: string;
+  readonly check: HealthCheck;
+  /** Whether the load balancer's node of one zone uses targets of the others. */
+  readonly crossZone: boolean;
+  readonly preserveClientIp: boolean;
+  /** Whether connections end with the deregistration delay, and when their target is found unhealthy. */
+  readonly endsDrained: boolean;
+  readonly endsUnhealthy: boolean;
+  /** With those that are not in use left out. */
+  readonly targets: readonly {
+    readonly instanceId: string;
+    readonly zone: string;
+    readonly address: string;
+    readonly port: number;
+    readonly state: "initial" | "healthy" | "unhealthy" | "draining";
+  }[];
 }
 
 interface LoadBalancerRecord {
@@ -88,7 +118,7 @@ interface TargetRecord {
   goneAtMs?: number;
 }
 
-interface HealthCheck {
+export interface HealthCheck {
   readonly protocol: string;
   readonly port: string;
   readonly path: string | undefined;
@@ -415,6 +445,10 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
     );
     if (at < checksAt) return health("initial", "Elb.RegistrationInProgress", "Target registration is in progress");
     const port = group.check.port === "traffic-port" ? target.port : Number(group.check.port);
+    const checked = world.service<NodeDriver>("nodes").checked?.(group.arn, target.id, target.port);
+    if (checked === "healthy") return { State: "healthy" };
+    if (checked === "unhealthy") return health("unhealthy", "Target.FailedHealthChecks", "Health checks failed");
+    if (checked === "initial") return health("initial", "Elb.InitialHealthChecking", "Initial health checks in progress");
     const { answers, sinceMs } = world.service<NodeDriver>("nodes").answers(target.id, port);
     const decidedAt = checksAt + target.thresholdSeconds * seconds;
     const failing = () => health("unhealthy", "Target.FailedHealthChecks", "Health checks failed");
@@ -491,6 +525,44 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
       Port: record.port,
       Protocol: "TCP",
       DefaultActions: [{ Type: "forward", TargetGroupArn: record.targetGroupArn }],
+    };
+  }
+
+  function traffic(): BalancerTraffic[] {
+    return [...state.loadBalancers.values()].map((balancer) => ({
+      arn: balancer.arn,
+      dnsName: balancer.dnsName,
+      active: balancer.activeAtMs <= now(),
+      nodes: ec2()
+        .managedInterfaces(balancer.arn)
+        .flatMap(({ subnetId, address }) => {
+          const subnet = ec2().subnet(subnetId);
+          return subnet === undefined ? [] : [{ zone: subnet.zone, cidr: subnet.cidr, address }];
+        }),
+      listeners: listenersOf((each) => each.loadBalancerArn === balancer.arn).map((each) => listenerTraffic(each, targetGroup(each.targetGroupArn))),
+    }));
+  }
+
+  function listenerTraffic({ port, targetGroupArn, loadBalancerArn }: ListenerRecord, group: TargetGroupRecord): ListenerTraffic {
+    sweep(group);
+    const crossZone = "load_balancing.cross_zone.enabled";
+    const ofBalancer = loadBalancer(loadBalancerArn).attributes[crossZone];
+    const ofGroup = group.attributes[crossZone];
+    const is = (attribute: string) => group.attributes[attribute] === "true";
+    return {
+      port,
+      targetGroupArn,
+      check: group.check,
+      crossZone: (ofGroup === "use_load_balancer_configuration" ? ofBalancer : ofGroup) === "true",
+      preserveClientIp: is("preserve_client_ip.enabled"),
+      endsDrained: is("deregistration_delay.connection_termination.enabled"),
+      endsUnhealthy: is("target_health_state.unhealthy.connection_termination.enabled"),
+      targets: [...group.targets.values()].flatMap((target) => {
+        const instance = ec2().instance(target.id);
+        const state = healthOf(group, target).State;
+        if (instance === undefined || (state !== "initial" && state !== "healthy" && state !== "unhealthy" && state !== "draining")) return [];
+        return [{ instanceId: target.id, zone: instance.zone, address: instance.address, port: target.port, state }];
+      }),
     };
   }
 
@@ -774,6 +846,7 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
       const healthy = all.filter((target) => healthOf(group, target).State === "healthy");
       return (healthy.length > 0 ? healthy : all).map((target) => ({ instanceId: target.id, port: target.port }));
     },
+    traffic,
   };
 }
 

@@ -155,7 +155,7 @@ export function createSsm(world: World & FromTemplate): Ssm {
     if (instance.profileArn === undefined || instance.doomed) return;
     const usual = random.latency(instance.platform === "ubuntu" ? "runningToSsmOnlineUbuntu" : "runningToSsmOnline");
     const late = world.faults.strike("lateOnline", instance.id) ? 120 + random.next() * 180 : 0;
-    world.clock.after(Math.max(usual, late) * seconds, () => {
+    const register = () => {
       if (ec2().instance(instance.id)?.life !== "running") return;
       state.managed.set(instance.id, {
         id: instance.id,
@@ -164,7 +164,10 @@ export function createSsm(world: World & FromTemplate): Ssm {
         address: instance.address,
         registeredAtMs: now(),
       });
-    });
+    };
+    const online = nodes().online?.(instance.id);
+    if (online === undefined) world.clock.after(Math.max(usual, late) * seconds, register);
+    else void online.then(() => world.clock.after(late * seconds, register));
   }
 
   function instanceLost(instance: InstanceFacts): void {

@@ -27,6 +27,8 @@ export class VirtualClock implements Clock {
   #failure: { readonly error: unknown } | undefined;
   #running = false;
   #wake: (() => void) | undefined;
+  /** Virtual time by the wall clock, while the clock keeps pace with it. */
+  #wall: (() => number) | undefined;
   /** Events released so far. */
   events = 0;
 
@@ -55,6 +57,24 @@ export class VirtualClock implements Clock {
     push(this.#heap, entry);
     this.#wake?.();
     return entry;
+  }
+
+  /**
+   * Something happened outside, in real time: `act` runs as an event of its own, at the time the wall clock says. The only way in for what real
+   * processes and sockets tell, so that it never falls between an event and its coming to rest.
+   */
+  arrive(act: () => void | Promise<void>): void {
+    this.after(Math.max(0, (this.#wall?.() ?? this.#now) - this.#now), act);
+  }
+
+  /** Something outside is under way that will `arrive`: the world is not at rest until the answer is called. */
+  hold(): () => void {
+    let held = true;
+    this.#waiting++;
+    return () => {
+      if (held) this.#waiting--;
+      held = false;
+    };
   }
 
   /** Called after every event, once the world has come to rest: the place to check what must always hold. */
@@ -159,6 +179,7 @@ export class VirtualClock implements Clock {
     const startedReal = performance.now();
     const startedVirtual = this.#now;
     const virtual = () => startedVirtual + (performance.now() - startedReal) * options.speed;
+    this.#wall = virtual;
     try {
       while (!options.signal.aborted) {
         const next = this.nextAt;
@@ -173,6 +194,7 @@ export class VirtualClock implements Clock {
         await this.#pause(wait, options.signal);
       }
     } finally {
+      this.#wall = undefined;
       this.#running = false;
     }
   }

@@ -109,6 +109,13 @@ export interface NodeDriver extends Service {
   halt(instanceId: string): void;
   run(document: DocumentRun): RunningDocument;
   answers(instanceId: string, port: number): Answering;
+  /** Settles when the agent of a machine that has booted is there. A driver without it leaves the time to the latency model. */
+  online?(instanceId: string): Promise<void>;
+  /**
+   * What the health checks of a target group, made with its own protocol, path, interval and thresholds, say of a target. A driver without it leaves
+   * that to `answers` and the latency model.
+   */
+  checked?(targetGroupArn: string, instanceId: string, port: number): "initial" | "healthy" | "unhealthy";
   /** In the order they came to be. A cluster whose machines are all gone stays listed: it happened. */
   clusters(): readonly ObservedCluster[];
   /** Rises with every change of any cluster: a check that saw this number need not look again. */
