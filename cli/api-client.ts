@@ -40,6 +40,7 @@ export function apiClient(endpoint: Endpoint, surroundings: Surroundings): ApiCl
         const request = { method, url, headers, silenceMilliseconds, ...(bytes === undefined ? {} : { body: bytes }) };
         return await surroundings.send(request, surroundings.interrupted);
       });
+      if (answer.headers.date !== undefined) endpoint.heard(answer.headers.date);
       if (answer.status >= 200 && answer.status < 300) return JSON.parse(text(answer)) as T;
       throw refusal(answer, { method, path: filled, endpoint });
     },

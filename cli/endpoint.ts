@@ -20,6 +20,8 @@ export interface Endpoint {
   readonly credentials: () => Promise<Credentials>;
   /** The time there, milliseconds since the epoch: the local cloud's runs faster. */
   readonly now: () => number;
+  /** An answer came with this Date: the local cloud falls behind its pace while it computes, so what it says goes before what was reckoned. */
+  readonly heard: (date: string) => void;
   /** How often it makes sense to ask how an operation goes. */
   readonly pollMilliseconds: number;
 }
@@ -85,19 +87,25 @@ function givenEndpoint(text: string, source: string, options: EndpointOptions, s
     label: `${url.hostname} (${region})`,
     credentials: awsCredentials(surroundings),
     now,
+    heard: () => undefined,
     pollMilliseconds,
   };
 }
 
 export function localEndpoint(local: LocalFile, { now }: Pick<Surroundings, "now">): Endpoint {
   const { accessKeyId, secretAccessKey } = local;
+  let known = { virtual: local.virtualMilliseconds, real: local.realMilliseconds };
   return {
     url: new URL(local.endpoint),
     region: local.region,
     kind: "local",
     label: `the local cloud at ${local.endpoint}`,
     credentials: async () => ({ accessKeyId, secretAccessKey }),
-    now: () => local.virtualMilliseconds + (now() - local.realMilliseconds) * local.speed,
+    now: () => known.virtual + (now() - known.real) * local.speed,
+    heard: (date) => {
+      const virtual = Date.parse(date);
+      if (!Number.isNaN(virtual)) known = { virtual, real: now() };
+    },
     pollMilliseconds: Math.max(250, Math.round(pollMilliseconds / local.speed)),
   };
 }

@@ -161,7 +161,9 @@ export class HttpApi {
     }
     const answer = await this.signed({ method, host: headers.host ?? "", path, headers, body }, "wall");
     const text = answer.body.replace(/https:\/\/([a-z0-9.-]+\.s3[.-][a-z0-9-]*\.?amazonaws\.com)\/(?=[^"\s]*X-Amz-Signature)/g, `${base()}/_s3/$1/`);
-    outgoing.writeHead(answer.status, { ...answer.headers, "content-length": String(Buffer.byteLength(text)) });
+    // The time here, which is not that of whoever asks.
+    const date = new Date(this.#world.clock.now()).toUTCString();
+    outgoing.writeHead(answer.status, { ...answer.headers, date, "content-length": String(Buffer.byteLength(text)) });
     outgoing.end(text);
   }
 
