@@ -6,7 +6,7 @@ import { AccessLogFormat } from "aws-cdk-lib/aws-apigateway";
 import { HttpApi, HttpMethod, HttpStage, LogGroupLogDestination } from "aws-cdk-lib/aws-apigatewayv2";
 import { HttpIamAuthorizer } from "aws-cdk-lib/aws-apigatewayv2-authorizers";
 import { HttpLambdaIntegration } from "aws-cdk-lib/aws-apigatewayv2-integrations";
-import { Archive, EventBus, type EventPattern, Rule } from "aws-cdk-lib/aws-events";
+import { Archive, EventBus, type EventPattern, Rule, Schedule } from "aws-cdk-lib/aws-events";
 import { LambdaFunction as FunctionTarget } from "aws-cdk-lib/aws-events-targets";
 import { CfnRegistry, CfnSchema } from "aws-cdk-lib/aws-eventschemas";
 import { PolicyStatement } from "aws-cdk-lib/aws-iam";
@@ -105,6 +105,14 @@ export function makeRules(stack: Stack, bus: EventBus, functions: Functions): Qu
     rule.addTarget(new FunctionTarget(functions[to], { deadLetterQueue: deadLetters, retryAttempts: 20, maxEventAge: maxAge }));
     functions[to].configureAsyncInvoke({ onFailure: sendTo(deadLetters), retryAttempts: 2, maxEventAge: maxAge });
   }
+  // AWS's events are best effort: without this, an operation whose event was lost would be shown as running for ever.
+  const sweep = new Rule(stack, "OperationsLookedAfter", {
+    description: "Every few minutes: closes operations whose execution has ended and whose event never came",
+    schedule: Schedule.rate(Duration.minutes(5)),
+  });
+  sweep.addTarget(
+    new FunctionTarget(functions["observe-execution"], { deadLetterQueue: deadLetters, retryAttempts: 2, maxEventAge: Duration.hours(6) }),
+  );
   return deadLetters;
 }
 

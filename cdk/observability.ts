@@ -56,8 +56,8 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
 
   /** Those that answer people and AWS's events: nothing retries what they drop. */
   const entrances = functionNames.filter((name) => table[name].kind !== "step");
-  /** It asks Lambda to call it again by failing; what it gives up on waits as a dead letter, and the step's heartbeat asks anyway. */
-  const failsByDesign = (name: FunctionName) => name === "complete-node-command";
+  /** They ask Lambda to call them again by failing; what they give up on waits as a dead letter, and a heartbeat or a schedule asks anyway. */
+  const failsByDesign = (name: FunctionName) => name === "complete-node-command" || name === "observe-execution";
   const options = { period, statistic };
   const alarms = [
     ...operationWorkflowNames.map((name) => {

@@ -25,11 +25,18 @@ export type LeaseAnswer =
 const forgottenAfterDays = 30;
 
 /**
+ * The end of an execution does not end the function that its last step began: an abort leaves it running, up to its own limit (50 s for a step, and the
+ * start before). Until then, in seconds, nobody else may act on what that function may still change.
+ */
+export const lastStepSeconds = 55;
+
+/**
  * Decides whether `holder` may have the cluster.
  *
  * @param lease        as read just now; undefined when there is none
  * @param holder       ARN of the execution that asks
  * @param holderStatus of the execution the lease names; needed when that is another one
+ * @param holderEndedAt when that execution ended, ISO 8601; undefined while it runs, or when nobody knows
  * @param now          ISO 8601
  */
 export function decideLease(input: {
@@ -37,6 +44,7 @@ export function decideLease(input: {
   readonly holder: string;
   readonly operation: string;
   readonly holderStatus?: HolderStatus | undefined;
+  readonly holderEndedAt?: string | undefined;
   readonly now: string;
   readonly cluster: string;
 }): LeaseAnswer {
@@ -51,6 +59,9 @@ export function decideLease(input: {
     case "FAILED":
     case "TIMED_OUT":
     case "ABORTED":
+      if (mayStillAct(input.holderEndedAt, input.now)) {
+        return busy(lease, `operation ${lease.operation} ended at ${input.holderEndedAt}, and its last step may still be under way`);
+      }
       return { kind: "takeOver", lease: wanted, from: lease };
     case "RUNNING":
       return busy(lease, `operation ${lease.operation} has held ${cluster} since ${lease.takenAt} and runs`);
@@ -63,6 +74,11 @@ export function decideLease(input: {
     case undefined:
       return busy(lease, `operation ${lease.operation} has held ${cluster} since ${lease.takenAt}, and whether it runs was not read`);
   }
+}
+
+/** Whether a function that an execution began may still be running, so soon after that execution's end. */
+export function mayStillAct(endedAt: string | undefined, now: string): boolean {
+  return endedAt !== undefined && Date.parse(now) - Date.parse(endedAt) < lastStepSeconds * 1000;
 }
 
 /**

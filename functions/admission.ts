@@ -65,7 +65,7 @@ export async function admitCreate(asking: Asking & { readonly file: string }, cl
   const found = [...faults, ...resolution.faults];
   if (resolution.resolved === undefined || hasErrors(found)) throw refused(found);
   const existing = await clients.state.read<ClusterRecord>(stateKeys.record(name));
-  if (existing !== undefined) await refuseUnlessUnfinished(existing.value, file, clients);
+  if (existing !== undefined) await refuseUnlessUnfinished(existing.value, file, clients, moment);
   await refuseBusy(name, clients);
   const plan = createPlan(file, resolution.resolved.version, existing?.value);
   const warnings = found.filter((fault) => !isError(fault)).map(({ path, message }) => ({ path, message }));
@@ -106,6 +106,7 @@ export async function admitDelete(
       "If you mean it: drover delete with --override-protection",
     );
   }
+  await refuseWhileOpen(existing.value, clients, moment);
   await refuseBusy(name, clients);
   const observed = await clients.instances.ofCluster(existing.value.uid);
   const machines = observed.filter((instance) => instance.state !== "terminated");
@@ -171,7 +172,7 @@ async function resolve(file: ClusterFile, clients: AdmissionClients): Promise<Re
 }
 
 /** A cluster that exists is not made again; one that an operation left half made is finished, with a file that fits what is there. */
-async function refuseUnlessUnfinished(record: ClusterRecord, file: ClusterFile, clients: AdmissionClients): Promise<void> {
+async function refuseUnlessUnfinished(record: ClusterRecord, file: ClusterFile, clients: AdmissionClients, moment: Moment): Promise<void> {
   if (record.readyAt !== undefined || record.phase === "ready") {
     throw new Invalid(
       `A cluster ${record.name} exists since ${record.createdAt}`,
@@ -182,7 +183,7 @@ async function refuseUnlessUnfinished(record: ClusterRecord, file: ClusterFile, 
   if (record.phase === "deleting") {
     throw new Invalid(`The cluster ${record.name} is being deleted`, [], `Finish that first: drover delete ${record.name}`);
   }
-  if (record.operation !== undefined) await refuseWhileAccepted(record, clients);
+  await refuseWhileOpen(record, clients, moment);
   const faults = mayChangeTo(record, file);
   if (faults.length > 0) {
     const what = `${record.name} is half made with other settings`;
@@ -190,12 +191,24 @@ async function refuseUnlessUnfinished(record: ClusterRecord, file: ClusterFile, 
   }
 }
 
-/** Accepted a moment ago, its lease not taken yet. */
-async function refuseWhileAccepted(record: ClusterRecord, clients: AdmissionClients): Promise<void> {
-  const operation = await clients.state.read<OperationRecord>(stateKeys.operation(record.name, record.operation ?? ""));
-  if (operation === undefined) return;
-  const status = await clients.workflows.status(operation.value.execution);
-  if (status === "RUNNING" || status === "PENDING_REDRIVE") throw busy(record.name, operation.value.id);
+/** How long, in seconds, an operation that ended without being closed keeps its cluster: the event closes it within minutes, the schedule soon after. */
+const closingSeconds = 900;
+
+/**
+ * The operation that the record names is under way: accepted a moment ago with its lease not taken yet, or ended a moment ago with its card not written yet.
+ * @throws Busy
+ */
+async function refuseWhileOpen(record: ClusterRecord, clients: AdmissionClients, moment: Moment): Promise<void> {
+  if (record.operation === undefined) return;
+  const operation = (await clients.state.read<OperationRecord>(stateKeys.operation(record.name, record.operation)))?.value;
+  if (operation === undefined || operation.status === "succeeded" || operation.status === "failed") return;
+  const { status, endedAt } = await clients.workflows.describe(operation.execution);
+  if (status === "RUNNING" || status === "PENDING_REDRIVE") throw busy(record.name, operation.id);
+  const isClosing = endedAt !== undefined && moment.nowMs - Date.parse(endedAt) < closingSeconds * 1000;
+  if (status !== "SUCCEEDED" && isClosing) {
+    const what = `${record.name} is busy: operation ${operation.id} ended as ${status} at ${endedAt} and is being closed`;
+    throw new Busy(what, "Ask again in a minute or two");
+  }
 }
 
 /** @throws Busy when an execution that runs holds the cluster's lease */

@@ -20,10 +20,10 @@ interface Clients {
 export const openOperation: Task<z.output<typeof input>, Clients, { readonly begun: boolean }> = async (step, { state, workflows }, moment) => {
   const key = stateKeys.lease(step.cluster);
   const found = await state.read<Lease>(key);
-  const holderStatus = found === undefined || found.value.holder === step.execution ? undefined : await workflows.status(found.value.holder);
+  const holder = found === undefined || found.value.holder === step.execution ? undefined : await workflows.describe(found.value.holder);
   const decision = decideLease({
     ...(found === undefined ? {} : { lease: found.value }),
-    ...(holderStatus === undefined ? {} : { holderStatus }),
+    ...(holder === undefined ? {} : { holderStatus: holder.status, holderEndedAt: holder.endedAt }),
     holder: step.execution,
     operation: step.operation,
     cluster: step.cluster,

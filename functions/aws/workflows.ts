@@ -7,10 +7,15 @@ export interface Workflows {
   start(stateMachineArn: string, name: string, input: unknown): Promise<void>;
   /** How an execution stands; UNKNOWN when Step Functions has never heard of it. */
   status(executionArn: string): Promise<HolderStatus>;
-  /** How it stands, what it was started with, and why it failed if it did. */
-  describe(
-    executionArn: string,
-  ): Promise<{ readonly status: HolderStatus; readonly input: unknown; readonly error?: string; readonly cause?: string }>;
+  /** How it stands, what it was started with, when it ended and why it failed if it did. */
+  describe(executionArn: string): Promise<{
+    readonly status: HolderStatus;
+    readonly input: unknown;
+    readonly error?: string;
+    readonly cause?: string;
+    /** ISO 8601; undefined while it runs. */
+    readonly endedAt?: string;
+  }>;
   /** False when nobody waits for this token any more: the step has ended or asked anew. */
   succeed(taskToken: string, output: unknown): Promise<boolean>;
   fail(taskToken: string, error: string, cause: string): Promise<boolean>;
@@ -22,12 +27,13 @@ const causeLimit = 32_000;
 export function workflows(sfn: SFNClient = new SFNClient({})): Workflows {
   const read: Workflows["describe"] = async (executionArn) => {
     try {
-      const { status, input, error, cause } = await sfn.send(new DescribeExecutionCommand({ executionArn }));
+      const { status, input, error, cause, stopDate } = await sfn.send(new DescribeExecutionCommand({ executionArn }));
       return {
         status: status ?? "UNKNOWN",
         input: JSON.parse(input ?? "{}"),
         ...(error === undefined ? {} : { error }),
         ...(cause === undefined ? {} : { cause }),
+        ...(stopDate === undefined ? {} : { endedAt: stopDate.toISOString() }),
       };
     } catch (error) {
       if (error instanceof Error && error.name === "ExecutionDoesNotExist") return { status: "UNKNOWN", input: undefined };

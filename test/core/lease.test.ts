@@ -40,6 +40,18 @@ describe("who may change a cluster", () => {
     },
   );
 
+  it.each<HolderStatus>(["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"])(
+    "waits, after a holder ended as %s, until what its last step began can act no more",
+    (holderStatus) => {
+      expect(ask({ lease: lease(), holderStatus, holderEndedAt: at(46) })).toEqual({
+        kind: "busy",
+        operation: "op-1",
+        reason: "operation op-1 ended at 2026-11-22T12:00:46.000Z, and its last step may still be under way",
+      });
+      expect(ask({ lease: lease(), holderStatus, holderEndedAt: at(45) })).toMatchObject({ kind: "takeOver" });
+    },
+  );
+
   it("takes over from a holder that Step Functions has forgotten only when it is old enough to be forgotten", () => {
     const days = (count: number) => at(count * 86_400);
     expect(ask({ lease: lease(), holderStatus: "UNKNOWN", now: days(30) })).toMatchObject({ kind: "busy" });
