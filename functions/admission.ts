@@ -65,6 +65,8 @@ export async function admitCreate(asking: Asking & { readonly file: string }, cl
   const found = [...faults, ...resolution.faults];
   if (resolution.resolved === undefined || hasErrors(found)) throw refused(found);
   const existing = await clients.state.read<ClusterRecord>(stateKeys.record(name));
+  const meanwhile = await admittedMeanwhile(existing?.value, id, clients);
+  if (meanwhile !== undefined) return meanwhile;
   if (existing !== undefined) await refuseUnlessUnfinished(existing.value, file, clients, moment);
   await refuseBusy(name, clients);
   const plan = createPlan(file, resolution.resolved.version, existing?.value);
@@ -106,6 +108,8 @@ export async function admitDelete(
       "If you mean it: drover delete with --override-protection",
     );
   }
+  const meanwhile = await admittedMeanwhile(existing.value, id, clients);
+  if (meanwhile !== undefined) return meanwhile;
   await refuseWhileOpen(existing.value, clients, moment);
   await refuseBusy(name, clients);
   const observed = await clients.instances.ofCluster(existing.value.uid);
@@ -140,6 +144,11 @@ async function repeatedRequest(cluster: string, id: string, clients: AdmissionCl
   if (operation === undefined) return undefined;
   if (operation.value.status === "accepted") await clients.workflows.start(clients.machines[operation.value.kind], id, { cluster, operation: id });
   return { operation: id, cluster, status: "accepted", plan: ["This request was accepted before"], warnings: [] };
+}
+
+/** The same request, admitted by another run of it since this one looked: nobody is busy with it but itself. */
+async function admittedMeanwhile(record: ClusterRecord | undefined, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
+  return record?.operation === id ? repeatedRequest(record.name, id, clients) : undefined;
 }
 
 interface Resolution {
@@ -251,7 +260,9 @@ async function open(
   const { id, kind, uid } = operation;
   const key = stateKeys.record(record.name);
   const isWritten = etag === undefined ? await clients.state.create(key, record) : await clients.state.replace(key, record, etag);
-  if (!isWritten) throw new Busy(`${record.name} was changed by another request at the same moment`, `Look at it: drover status ${record.name}`);
+  if (!isWritten && (await clients.state.read<ClusterRecord>(key))?.value.operation !== id) {
+    throw new Busy(`${record.name} was changed by another request at the same moment`, `Look at it: drover status ${record.name}`);
+  }
   const machine = clients.machines[kind];
   const opened: OperationRecord = {
     schema: 1,

@@ -196,6 +196,14 @@ export function securityGroups(ec2: EC2Client = new EC2Client({})): SecurityGrou
     const answer = await ec2.send(new DescribeSecurityGroupsCommand({ Filters: filters, MaxResults: 100 }));
     return (answer.SecurityGroups ?? []).map((group) => ({ id: group.GroupId ?? "", name: group.GroupName ?? "" }));
   };
+  const byId = async (groupId: string) =>
+    (await ignoring("InvalidGroup.NotFound", () => ec2.send(new DescribeSecurityGroupsCommand({ GroupIds: [groupId] }))))?.SecurityGroups?.[0];
+  /**
+   * Whether an error only says that another run was quicker. A group that is gone has no tags, so a role that may delete groups by their tags is
+   * told that it is not authorized.
+   */
+  const isGone = async (groupId: string, error: unknown) =>
+    isNamed(error, "InvalidGroup.NotFound") || (isNamed(error, "UnauthorizedOperation") && (await byId(groupId)) === undefined);
   const named = (name: string, vpcId: string) =>
     find([
       { Name: "group-name", Values: [name] },
@@ -226,17 +234,19 @@ export function securityGroups(ec2: EC2Client = new EC2Client({})): SecurityGrou
     },
     find: (uidTag, uid) => find([{ Name: `tag:${uidTag}`, Values: [uid] }]),
     async clear(groupId) {
-      const answer = await ignoring("InvalidGroup.NotFound", () => ec2.send(new DescribeSecurityGroupsCommand({ GroupIds: [groupId] })));
-      const rules = answer?.SecurityGroups?.[0]?.IpPermissions ?? [];
-      if (rules.length > 0) await ec2.send(new RevokeSecurityGroupIngressCommand({ GroupId: groupId, IpPermissions: rules }));
+      const rules = (await byId(groupId))?.IpPermissions ?? [];
+      if (rules.length === 0) return;
+      await ec2.send(new RevokeSecurityGroupIngressCommand({ GroupId: groupId, IpPermissions: rules })).catch(async (error: unknown) => {
+        if (!(await isGone(groupId, error)) && !isNamed(error, "InvalidPermission.NotFound")) throw error;
+      });
     },
     async remove(groupId) {
       try {
         await ec2.send(new DeleteSecurityGroupCommand({ GroupId: groupId }));
         return true;
       } catch (error) {
-        if (error instanceof Error && error.name === "InvalidGroup.NotFound") return true;
-        if (error instanceof Error && error.name === "DependencyViolation") return false;
+        if (isNamed(error, "DependencyViolation")) return false;
+        if (await isGone(groupId, error)) return true;
         throw error;
       }
     },
@@ -252,6 +262,10 @@ function permission(rule: SecurityRule): IpPermission {
       ? { UserIdGroupPairs: [{ GroupId: rule.from.groupId, Description: rule.purpose }] }
       : { IpRanges: [{ CidrIp: rule.from.cidr, Description: rule.purpose }] }),
   };
+}
+
+function isNamed(error: unknown, name: string): boolean {
+  return error instanceof Error && error.name === name;
 }
 
 /** "Already so" is success: the answer, or undefined when AWS says the named error. SDK names may or may not end in `Exception`. */
