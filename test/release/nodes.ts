@@ -8,6 +8,8 @@ import { join } from "node:path";
 import { buildRelease, bundleProgram } from "../../local/nodes/release/build.js";
 
 export const version = "v1.35.7+rke2r1";
+/** Where built releases are kept between runs. */
+export const releases = join(tmpdir(), "drover-releases");
 export const password = "s3rverPasswordOf32Characters0001";
 export const agentPassword = "ag3ntPasswordOf32Characters00002";
 const pace = 10;
@@ -27,7 +29,7 @@ export class Site {
 
   async prepare(): Promise<void> {
     writeFileSync(this.program, await bundleProgram());
-    const release = await buildRelease({ version, outdir: join(tmpdir(), "drover-releases") });
+    const release = await buildRelease({ version, outdir: releases });
     this.images = release.files.get("rke2-images-core.linux-amd64.tar.zst") ?? (release.files.get("rke2-images-core.linux-arm64.tar.zst") as string);
   }
 

@@ -294,19 +294,16 @@ class Store {
   async #erase(resource: Resource, namespace: string | undefined, name: string, present: KubeObject): Promise<KubeObject> {
     const gone = await this.etcd.delete(keyOf(resource, namespace, name), { ifModifiedAt: present.metadata.resourceVersion as string });
     if (!gone) throw conflict(resource, name);
-    if (resource.kind === "Node") await this.#sweepNode(name, present.metadata.uid as string);
+    if (resource.kind === "Node") await this.#sweepNode(name);
     return present;
   }
 
-  /** What a controller manager removes after a node: its pods, and objects it owns (its password, since the releases of late 2025). */
-  async #sweepNode(name: string, uid: string): Promise<void> {
-    const ofNode = (entry: Entry) => {
-      const object = objectOf(entry);
-      return object.spec?.["nodeName"] === name || object.metadata.ownerReferences?.some((owner) => owner.uid === uid) === true;
-    };
-    for (const stored of ["pods", "secrets", "leases"]) {
-      for (const entry of (await this.etcd.range(`/registry/${stored}/`, { prefix: true })).filter(ofNode)) await this.etcd.delete(entry.key);
-    }
+  /** What a controller manager removes after a node: its pods, its lease, and its password, which it owns since the releases of late 2025. */
+  async #sweepNode(name: string): Promise<void> {
+    await this.etcd.delete(`/registry/secrets/kube-system/${name}.node-password.rke2`);
+    await this.etcd.delete(`/registry/leases/kube-node-lease/${name}`);
+    const pods = await this.etcd.range("/registry/pods/", { prefix: true });
+    for (const pod of pods.filter((entry) => objectOf(entry).spec?.["nodeName"] === name)) await this.etcd.delete(pod.key);
   }
 }
 

@@ -4,7 +4,7 @@ import { cpSync, existsSync, readFileSync, rmSync } from "node:fs";
 import { stringify } from "yaml";
 import { daysLeft } from "./certificates.js";
 import { type Given, parseArguments, readConfig } from "./config.js";
-import { agent, data, fatal, read, reasonOf, say, server, useDataDir, write } from "./host.js";
+import { agent, data, fatal, places, read, reasonOf, say, server, useDataDir, write } from "./host.js";
 import { type Access, ask, askRaw, reach } from "./join.js";
 import { renewalDays, serverLeaves } from "./pki.js";
 import { isRunning } from "./pods.js";
@@ -20,7 +20,7 @@ const flag = (given: Given, ...names: string[]) => {
 
 async function supervisor(given: Given, ...urlFlags: string[]): Promise<Access> {
   const token = flag(given, "token") ?? read(server("token"))?.trim();
-  if (token === undefined) fatal(`open ${server("token")}: no such file or directory`);
+  if (token === undefined) fatal(`open ${places.server("token")}: no such file or directory`);
   try {
     return await reach(flag(given, ...urlFlags) ?? "https://127.0.0.1:9345", token, "server");
   } catch (error) {
@@ -159,7 +159,7 @@ export async function certificate(args: readonly string[]): Promise<void> {
   if (existsSync(server("tls"))) cpSync(server("tls"), server(`tls-${stamp}`), { recursive: true, preserveTimestamps: true });
   for (const { path } of leaves) for (const end of ["crt", "key"]) rmSync(`${path}.${end}`, { force: true });
   write(data("force-restart"), "");
-  say("info", `Successfully backed up certificates to ${server(`tls-${stamp}`)}, please restart rke2 server or agent to rotate certificates`);
+  say("info", `Successfully backed up certificates to ${places.server(`tls-${stamp}`)}, please restart rke2 server or agent to rotate certificates`);
   if (isRunning("etcd")) say("info", "Static pods are recreated when the service starts");
 }
 

@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:https";
 import { arch, release } from "node:os";
 import type { TLSSocket } from "node:tls";
-import { type Api, ApiError, type KubeObject, setCondition } from "./api.js";
+import { type Api, type KubeObject, setCondition } from "./api.js";
 import type { Config, Identity } from "./config.js";
 import { etcdctl } from "./etcd.js";
 import { agent, at, every, everyAddress, fatal, pause, read, reasonOf, say, version } from "./host.js";
@@ -197,8 +197,9 @@ export async function runInPod(node: string, pod: string, command: readonly stri
 
 /** What the machine itself must offer. */
 export function checkMachine(config: Config, role: "server" | "agent"): void {
-  const controllers = read("/sys/fs/cgroup/cgroup.controllers");
-  if (controllers !== undefined && !controllers.split(/\s/).includes("pids")) fatal("pids cgroup controller not found");
+  const unified = read(at("/sys/fs/cgroup/cgroup.controllers"));
+  const hasPids = unified === undefined ? /^pids\s.*\s1$/m.test(read(at("/proc/cgroups")) ?? "pids 0 0 1") : unified.split(/\s/).includes("pids");
+  if (!hasPids) fatal("pids cgroup controller not found");
   if (new Date().getUTCFullYear() < 1980) fatal("server time isn't set properly");
   const profile = config.text("profile");
   if (profile === undefined || profile === "") return;
@@ -218,9 +219,7 @@ export function checkMachine(config: Config, role: "server" | "agent"): void {
     ["kernel.panic", "10"],
     ["kernel.panic_on_oops", "1"],
   ] as const) {
-    const found = read(`/proc/sys/${name.replaceAll(".", "/")}`)?.trim();
+    const found = read(at(`/proc/sys/${name.replaceAll(".", "/")}`))?.trim();
     if (found !== undefined && found !== expected) fatal(`invalid kernel parameter value ${name}=${found} - expected ${expected}`);
   }
 }
-
-export const isConflict = (error: unknown) => error instanceof ApiError && error.status === 409;

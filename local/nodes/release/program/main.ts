@@ -25,13 +25,14 @@ async function main([command = "", ...args]: readonly string[]): Promise<void> {
       return secretsEncrypt(args);
     case "token":
       return token(args);
-    case "kube-apiserver":
+    case "@kube-apiserver":
       if (process.env["RKE2_DATA_DIR"] !== undefined) useDataDir(process.env["RKE2_DATA_DIR"]);
       return runApiserver(args);
-    case "kubectl":
+    // Not commands of rke2: programs it brings under names of their own.
+    case "@kubectl":
       process.exitCode = await kubectl(args);
       return;
-    case "crictl":
+    case "@crictl":
       process.exitCode = await crictl(args);
       return;
     case "--version":
@@ -52,7 +53,7 @@ async function main([command = "", ...args]: readonly string[]): Promise<void> {
 main(process.argv.slice(2)).then(
   () => {
     // Commands that only ask keep connections open for a moment; nothing waits for them.
-    if (!["server", "agent", "kube-apiserver"].includes(process.argv[2] ?? "")) process.exit();
+    if (!["server", "agent", "@kube-apiserver"].includes(process.argv[2] ?? "")) process.exit();
   },
   (error: unknown) => fatal(reasonOf(error).replace(/^ENOSPC: /, "")),
 );

@@ -8,7 +8,7 @@ import { randomBytes, randomUUID, X509Certificate } from "node:crypto";
 import { existsSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { daysLeft, issue, newKey, type Pair } from "./certificates.js";
 import type { Etcd } from "./etcd.js";
-import { agent, etc, read, server, shutDown, version, write } from "./host.js";
+import { agent, etc, places, read, server, shutDown, version, write } from "./host.js";
 import { decrypt, encrypt, tokenHash } from "./tokens.js";
 
 const authorities = ["server-ca", "client-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca"] as const;
@@ -251,16 +251,15 @@ export async function rekeySharedData(etcd: Etcd, before: string, after: string)
 }
 
 /**
- * Shared data in etcd, opened with the password.
+ * Shared data in etcd, opened with the password. None at all is what a first server leaves that ended before it had stored any.
  *
- * @param required whether there must be some: a member's datastore always has it
+ * @throws Error when there is some and the password opens none of it
  */
-export async function loadSharedData(etcd: Etcd, password: string, required: boolean): Promise<SharedData | undefined> {
+export async function loadSharedData(etcd: Etcd, password: string): Promise<SharedData | undefined> {
   const entries = await etcd.range("/bootstrap/", { prefix: true, serializable: true });
   const entry = entries.find(({ key }) => key === keyOf(password));
   if (entry !== undefined) return JSON.parse(decrypt(password, entry.value)) as SharedData;
   if (entries.length > 0) throw new Error("bootstrap data already found and encrypted with different token");
-  if (required) throw new Error("no bootstrap data found in datastore - check server token value and verify datastore integrity");
   return undefined;
 }
 
@@ -273,7 +272,7 @@ export function reconcileSharedData(shared: SharedData): void {
       continue;
     }
     if (readFileSync(server(file), "utf8") === inStore.content) continue;
-    if (statSync(server(file)).mtimeMs / 1000 - inStore.timestamp >= 3) newer.push(server(file));
+    if (statSync(server(file)).mtimeMs / 1000 - inStore.timestamp >= 3) newer.push(places.server(file));
     else place(file, inStore);
   }
   if (newer.length > 0) {

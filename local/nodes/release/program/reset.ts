@@ -11,7 +11,7 @@ import { stringify } from "yaml";
 import { detachFromCluster } from "./bolt.js";
 import { type Config, type Identity, identify, secretOf } from "./config.js";
 import { Etcd, isWholeSnapshot } from "./etcd.js";
-import { at, data, fatal, loopback, pause, places, read, reasonOf, say, server, shutDown, version, write } from "./host.js";
+import { at, data, fatal, loopback, places, read, reasonOf, say, server, shutDown, version, write } from "./host.js";
 import { fileOfImage, imageNames, importImages, requireRuntime } from "./images.js";
 import * as pki from "./pki.js";
 import { podStates, stopPods } from "./pods.js";
@@ -148,9 +148,10 @@ async function rebuildMember(identity: Identity, password: string, restored: boo
     await new Promise((resolve) => setTimeout(resolve, 200));
   }
   try {
-    const shared = await pki.loadSharedData(etcd, password, true);
+    const shared = await pki.loadSharedData(etcd, password);
     // The disk is replaced whole: it is what the snapshot's cluster had, and nothing newer.
-    if (shared !== undefined) pki.placeSharedData(shared);
+    if (shared === undefined) return await giveUp("no bootstrap data found in datastore - check server token value and verify datastore integrity");
+    pki.placeSharedData(shared);
     const members = await etcd.members();
     if (members.length !== 1) await giveUp("failed to update peer url: etcd still has more than one member");
     const [member] = members;
@@ -161,7 +162,6 @@ async function rebuildMember(identity: Identity, password: string, restored: boo
   }
   child.kill("SIGTERM");
   await ended;
-  await pause(0);
   // Leaf certificates are of the authorities that were: the next start makes them anew.
   for (const { file: leaf } of pki.serverLeaves) for (const end of ["crt", "key"]) rmSync(server("tls", `${leaf}.${end}`), { force: true });
 }

@@ -1,5 +1,5 @@
 /** The runtime directory: programs that exist once the node has started, as small scripts around this one. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { data, places, read, run, version, write } from "./host.js";
 
@@ -22,12 +22,13 @@ export function linkRuntime(): void {
     .map(([name, value]) => `${name}='${value}'`)
     .join(" ");
   for (const name of ["kubectl", "crictl", "ctr"]) {
-    write(join(bin, name), `#!/bin/sh\nexec env ${environment} '${selfCommand().join("' '")}' ${name} "$@"\n`, 0o755);
+    write(join(bin, name), `#!/bin/sh\nexec env ${environment} '${selfCommand().join("' '")}' @${name} "$@"\n`, 0o755);
     chmodSync(join(bin, name), 0o755);
   }
-  const link = data("bin");
-  rmSync(link, { recursive: true, force: true });
-  symlinkSync(bin, link);
+  // Replaced in one step: a script that asks kubectl meanwhile finds the old one or the new one.
+  rmSync(data("bin.new"), { force: true });
+  symlinkSync(bin, data("bin.new"));
+  renameSync(data("bin.new"), data("bin"));
   write(data("agent/etc/crictl.yaml"), "runtime-endpoint: unix:///run/k3s/containerd/containerd.sock\n", 0o644);
   removeOldVersions();
 }

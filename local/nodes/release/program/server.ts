@@ -140,9 +140,9 @@ export async function runServer(given: Given): Promise<void> {
   }
   keepPods(identity);
   await startEtcd({ config, identity, isMember, access, cluster });
-  if (isMember) await reconcile(cluster.etcd, identity.name, secrets.password);
+  const stored = isMember ? await reconcile(cluster.etcd, identity.name, secrets.password) : joins;
   await waitForEtcd(cluster.etcd, identity.name);
-  if (!isMember && !joins) await pki.storeSharedData(cluster.etcd, secrets.password);
+  if (!stored) await pki.storeSharedData(cluster.etcd, secrets.password);
 
   startApiserver(config);
   while ((await cluster.api.raw("GET", "/readyz").catch(() => undefined))?.status !== 200) await pause(0.5);
@@ -406,15 +406,15 @@ async function addMember(access: Access, identity: Identity, name: string): Prom
   }
 }
 
-/** Compares disk and datastore as soon as etcd answers at all, which needs no majority. */
-async function reconcile(etcd: Etcd, node: string, password: string): Promise<void> {
+/** Compares disk and datastore as soon as etcd answers at all, which needs no majority. Answers whether the datastore had anything. */
+async function reconcile(etcd: Etcd, node: string, password: string): Promise<boolean> {
   say("info", "Reconciling bootstrap data between datastore and disk");
   for (;;) {
     try {
       await etcd.status();
-      const shared = await pki.loadSharedData(etcd, password, true);
+      const shared = await pki.loadSharedData(etcd, password);
       if (shared !== undefined) pki.reconcileSharedData(shared);
-      return;
+      return shared !== undefined;
     } catch (error) {
       if (/bootstrap data/.test(reasonOf(error))) fatal(`starting kubernetes: preparing server: ${reasonOf(error)}`);
       await endIfRemoved(node);
@@ -457,7 +457,7 @@ function startApiserver(config: Config): void {
   placeManifest({
     name: "kube-apiserver",
     image: imageNames.runtime(version).replace("rke2-runtime", "hardened-kubernetes"),
-    command: [...selfCommand(), "kube-apiserver", everyAddress, ...config.list("kube-apiserver-arg").map((each) => `--${each}`)],
+    command: [...selfCommand(), "@kube-apiserver", everyAddress, ...config.list("kube-apiserver-arg").map((each) => `--${each}`)],
     env: { ...selfEnvironment(), RKE2_DATA_DIR: places.data(), CERTIFICATE: caHash(readFileSync(server("tls/serving-kube-apiserver.crt"), "utf8")) },
   });
 }
