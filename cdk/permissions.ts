@@ -273,7 +273,7 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
     step,
     observes,
     reads(...tokens),
-    changes(command, group),
+    changes(command, group, admission),
     writes(callback),
     removes(callback),
     // Whoever signs an address needs the right it gives.

@@ -12,7 +12,8 @@ import { z } from "zod";
 /** Presigned URL of a delivery list: see `deliveryLine`. A query string of a presigned URL holds only these characters. */
 const deliveryUrl = z.string().regex(/^https:\/\/[A-Za-z0-9._~:/?&=%+-]{1,3500}$/);
 const role = z.enum(["server", "agent"]);
-const ipv4List = z.string().regex(/^(\d{1,3}\.){3}\d{1,3}(,(\d{1,3}\.){3}\d{1,3}){0,6}$/);
+/** `i-0abc...:10.0.0.5`, one for each node of the command: the server through which it joins. */
+const joinList = z.string().regex(/^i-[0-9a-f]{8,17}:(\d{1,3}\.){3}\d{1,3}(,i-[0-9a-f]{8,17}:(\d{1,3}\.){3}\d{1,3}){0,49}$/);
 const ipv4 = z.string().regex(/^(\d{1,3}\.){3}\d{1,3}$/);
 
 /**
@@ -101,11 +102,11 @@ export const nodeCommands = {
     mode: "single",
   },
   /**
-   * Starts rke2-agent against one of `joinAddresses`, servers separated by commas: each node begins at another one, so that a group spreads over all, and
-   * goes on to the next when that does not answer. Waits until this node's kubelet is Ready, then points the file left behind at `endpoint`.
+   * Starts rke2-agent against the server that `joins` names for this node, and when that does not answer, against another that it names. Waits until this
+   * node's kubelet is Ready, then points the file left behind at `endpoint`.
    */
   "start-agent": {
-    parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl, joinAddresses: ipv4List, endpoint: z.string() }),
+    parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl, joins: joinList, endpoint: z.string() }),
     result: z.strictObject({ ...succeeded, version: z.string() }),
     deadlineSeconds: 900,
     mode: "group",
@@ -190,6 +191,20 @@ export function parseDelivery(text: string): DeliveryEntry[] {
 function splitHeader(header: string): [string, string] {
   const at = header.indexOf(": ");
   return [header.slice(0, at), header.slice(at + 2)];
+}
+
+/** `joins` of start-agent: address by instance, in the order given. */
+export function joinsText(joins: Readonly<Record<string, string>>): string {
+  return Object.entries(joins)
+    .map(([instanceId, address]) => `${instanceId}:${address}`)
+    .join(",");
+}
+
+/** Reads it back: the instance's own server first, then the others that are named; empty when none is named for it. */
+export function joinAddressesOf(instanceId: string, joins: string): string[] {
+  const entries = joins.split(",").map((entry) => entry.split(":") as [string, string]);
+  const own = entries.find(([id]) => id === instanceId)?.[1];
+  return own === undefined ? [] : [...new Set([own, ...entries.map(([, address]) => address)])];
 }
 
 /** Targets a delivery may write, absolute paths. RKE2's own layout; `staging` holds what is verified before it is placed. */

@@ -29,7 +29,7 @@ export const admitAgents: Task<z.output<typeof input>, { readonly state: StateSt
       nowMs: moment.nowMs,
       group: `${step.operation}/${step.group}`,
       agents,
-      readyServers: record.members.length,
+      members: record.members,
       wantedServers: record.wanted.spec.servers.count,
     });
     waitSeconds = booked.waitSeconds;

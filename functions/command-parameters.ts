@@ -1,9 +1,9 @@
 /** What each node command is sent with: its few plain parameters, and the delivery that holds the rest. */
-import { joinAddresses } from "../core/agent-admission.js";
+import { type AdmissionBook, assignJoins } from "../core/agent-admission.js";
 import { archivesOfCluster, parseChecksums } from "../core/archives.js";
 import { NotYet, Unsafe } from "../core/failures.js";
 import { artifactKeys, serverPool, shortHash, stateKeys } from "../core/layout.js";
-import { type DeliveryEntry, nodeCommands, nodePaths } from "../core/node-commands.js";
+import { type DeliveryEntry, joinsText, nodeCommands, nodePaths } from "../core/node-commands.js";
 import type { ClusterRecord } from "../core/records.js";
 import { fullToken, renderConfigs, tokenPaths } from "../core/rke2-config.js";
 import { endpointOf } from "./cluster.js";
@@ -16,6 +16,7 @@ export async function commandParameters(
   file: CommandFile,
   record: ClusterRecord,
   clients: CommandClients,
+  nowMs: number,
 ): Promise<Readonly<Record<string, string>>> {
   const delivery = deliveryOf(file);
   const pool = await poolOf(step, clients);
@@ -47,7 +48,7 @@ export async function commandParameters(
       const entry = await clients.deliveries.file(stateKeys.delivery(record.uid, delivery, "token"), token, tokenPaths.token, "0600");
       return parameters.parse({
         pool,
-        joinAddresses: joinAddresses(record.members),
+        joins: joinsText(await assignedJoins(step, file, record, clients, nowMs)),
         endpoint: endpointOf(record).dnsName,
         delivery: await clients.deliveries.list(record.uid, delivery, [entry]),
       });
@@ -136,6 +137,25 @@ function joinAddress(step: CommandInput, file: CommandFile, record: ClusterRecor
   const [first] = [...others].sort((a, b) => a.slot - b.slot);
   if (first === undefined) throw new NotYet(`No server of ${record.name} votes yet`, "Asking again shortly");
   return first.address;
+}
+
+/** Which server each agent joins through, written down before the command is sent, because the next group is assigned by it. */
+async function assignedJoins(step: CommandInput, file: CommandFile, record: ClusterRecord, { state }: CommandClients, nowMs: number) {
+  let joins: Readonly<Record<string, string>> = {};
+  await state.update<AdmissionBook>(stateKeys.admission(step.cluster), (book) => {
+    const command = `${file.key} ${file.number}`;
+    const assigned = assignJoins({
+      book,
+      nowMs,
+      command,
+      group: `${step.operation}/${step.group}`,
+      members: record.members,
+      instanceIds: file.instanceIds,
+    });
+    joins = assigned.joins;
+    return assigned.book;
+  });
+  return joins;
 }
 
 function caHashOf(record: ClusterRecord): string {

@@ -53,7 +53,7 @@ export const runNodeCommand: Task<CommandInput, CommandClients, { readonly comma
   const found = await clients.state.read<CommandFile>(key);
   const isAnew = found === undefined || found.value.stage === "reported";
   const file = isAnew ? await open(step, key, found?.value, clients, moment) : found.value;
-  const sent = file.commandId === undefined ? await send(step, file, isAnew, clients) : file;
+  const sent = file.commandId === undefined ? await send(step, file, isAnew, clients, moment) : file;
   const callback: Callback = { schema: 1, taskToken: step.taskToken, key };
   await clients.state.write(stateKeys.callback(sent.commandId ?? ""), callback);
   // In case it ended before the callback was there to be found.
@@ -95,14 +95,14 @@ async function open(
 }
 
 /** Sends it, unless an earlier run that got no further than this did: a command that carries the comment is that run's. */
-async function send(step: CommandInput, file: CommandFile, isAnew: boolean, clients: CommandClients): Promise<CommandFile> {
+async function send(step: CommandInput, file: CommandFile, isAnew: boolean, clients: CommandClients, moment: Moment): Promise<CommandFile> {
   const again = isAnew ? undefined : await clients.commands.findByComment(file.document, file.comment, file.at);
   const record = await readRecord(clients.state, step.cluster);
   const commandId =
     again ??
     (await clients.commands.send({
       document: file.document,
-      parameters: await commandParameters(step, file, record, clients),
+      parameters: await commandParameters(step, file, record, clients, moment.nowMs),
       instanceIds: file.instanceIds,
       comment: file.comment,
       deliveryTimeoutSeconds,

@@ -60,7 +60,7 @@ const parameterDescriptions: Readonly<Record<string, string>> = {
   selinux: "Whether RKE2 is to run under SELinux.",
   mode: "bootstrap makes the cluster, join registers with joinAddress.",
   joinAddress: "IPv4 address of a running server; empty with bootstrap.",
-  joinAddresses: "IPv4 addresses of servers that vote, comma separated.",
+  joins: "Server that each node of the command joins through, as instance:IPv4, comma separated, at most 50.",
   endpoint: "DNS name of the cluster's load balancer, which a restarted node uses.",
   nodes: "Node names to remove, comma separated, at most 50.",
 };

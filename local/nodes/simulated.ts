@@ -11,6 +11,7 @@ import model from "../../core/latency-model.json" with { type: "json" };
 import { nodeName } from "../../core/layout.js";
 import {
   type DeliveryEntry,
+  joinAddressesOf,
   type NodeCommandName,
   type NodeCommandParameters,
   type NodeCommandResult,
@@ -624,23 +625,24 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       );
     }
     if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
-    const chosen = chooseServer(node, parameters.joinAddresses.split(","));
-    if (node.unitState !== "active" && place(node, paths.join, joinText(chosen), "0600")) changed(script, `placed ${paths.join}`);
+    if (node.unitState !== "active" && place(node, paths.join, joinText(chooseServer(node, parameters.joins)), "0600"))
+      changed(script, `placed ${paths.join}`);
     checkConfiguration(node);
     await startUnit(script, "rke2-agent", 840);
     if (place(node, paths.join, joinText(parameters.endpoint), "0600")) changed(script, `placed ${paths.join}`);
     return { version: node.installed as string };
   }
 
-  /** Each node begins at another server and takes the first that answers. */
-  function chooseServer(node: NodeRecord, addresses: readonly string[]): string {
-    const first = Number.parseInt(hash(node.name).slice(0, 8), 16);
-    const inTurn = addresses.map((_, index) => addresses[(first + index) % addresses.length] as string);
-    const answering = inTurn.find((address) => {
+  /** The server named for this node, or another that is named and answers. */
+  function chooseServer(node: NodeRecord, joins: string): string {
+    const addresses = joinAddressesOf(node.machine.instanceId, joins);
+    const [own] = addresses;
+    if (own === undefined) throw wrongInput(`joins names no server for ${node.machine.instanceId}`);
+    const answering = addresses.find((address) => {
       const server = resolve(address);
       return server !== undefined && hasApi(server);
     });
-    return answering ?? (inTurn[0] as string);
+    return answering ?? own;
   }
 
   function refuseOtherRole(node: NodeRecord, other: Unit): void {

@@ -2,7 +2,7 @@
 #
 # Starts rke2-agent on this machine against a running server, and waits until its kubelet is Ready.
 #
-# Parameters  pool, delivery, joinAddresses, endpoint
+# Parameters  pool, delivery, joins, endpoint
 # Delivery    the token file
 # Changes     the token file, 20-drover-join.yaml; enables and starts rke2-agent
 # Again       safe: an agent that is Ready is left as it is
@@ -35,27 +35,34 @@ check_token() {
   fi
 }
 
-# One of the servers into REPLY: each node begins at another one, so that a group of agents spreads over all servers, and goes on to the next when that
-# does not answer. When none answers, the first: the service asks it again and again, and its log says why it does not come.
+# The server to join through into REPLY: the one named for this node; when that does not answer, another that is named. When none answers, its own: the
+# service asks it again and again, and its log says why it does not come.
 choose_server() {
-  local -a servers
-  local first body index
-  IFS=, read -r -a servers <<<"$1"
-  read -r first _ < <(cksum <<<"$node_name")
-  for ((index = 0; index < ${#servers[@]}; index++)); do
-    REPLY="${servers[(first + index) % ${#servers[@]}]}"
-    body="$(curl --silent --insecure --noproxy '*' --proto '=https' --connect-timeout 3 --max-time 5 "https://$REPLY:9345/ping" 2>/dev/null)" || true
+  local -a entries servers
+  local entry own='' server body
+  IFS=, read -r -a entries <<<"$1"
+  for entry in "${entries[@]}"; do
+    if [[ ${entry%%:*} == "${node_name#"$2-"}" ]]; then own="${entry#*:}"; fi
+  done
+  if [[ -z $own ]]; then wrong_input "joins names no server for ${node_name#"$2-"}"; fi
+  servers=("$own")
+  for entry in "${entries[@]}"; do
+    if [[ " ${servers[*]} " != *" ${entry#*:} "* ]]; then servers+=("${entry#*:}"); fi
+  done
+  for server in "${servers[@]}"; do
+    REPLY="$server"
+    body="$(curl --silent --insecure --noproxy '*' --proto '=https' --connect-timeout 3 --max-time 5 "https://$server:9345/ping" 2>/dev/null)" || true
     if [[ $body == pong ]]; then return; fi
   done
-  REPLY="${servers[first % ${#servers[@]}]}"
+  REPLY="$own"
 }
 
 main() {
-  local pool='' delivery='' joinAddresses='' endpoint=''
+  local pool='' delivery='' joins='' endpoint=''
   begin start-agent 840
   parameter pool '^[a-z]([a-z0-9-]*[a-z0-9])?$' 30
   parameter delivery '^https://[A-Za-z0-9._~:/?&=%+-]+$' 3508
-  parameter joinAddresses '^([0-9]{1,3}[.]){3}[0-9]{1,3}(,([0-9]{1,3}[.]){3}[0-9]{1,3}){0,6}$' 111
+  parameter joins '^i-[0-9a-f]{8,17}:([0-9]{1,3}[.]){3}[0-9]{1,3}(,i-[0-9a-f]{8,17}:([0-9]{1,3}[.]){3}[0-9]{1,3}){0,49}$' 1799
   parameter endpoint '^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$' 253
   unit=rke2-agent
   lock_node 60
@@ -70,7 +77,7 @@ main() {
   read_unit
   # An agent that runs keeps what it was told: the join address matters to the first start alone.
   if [[ $active_state != active ]]; then
-    choose_server "$joinAddresses"
+    choose_server "$joins" "$pool"
     place_join_file "$REPLY"
   fi
   check_configuration

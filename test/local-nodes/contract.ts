@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import {
   deliveryLine,
+  joinsText,
   type NodeCommandName,
   type NodeCommandResult,
   type NodeFailure,
@@ -145,9 +146,16 @@ export const joinParameters = (bench: NodeBench, caHash: string, joinAddress: st
   endpoint,
   delivery: tokenDelivery(bench, fullToken(caHash, "server", serverPassword), { agentToken: agentPassword }),
 });
-export const agentParameters = (bench: NodeBench, caHash: string, joinAddresses: string, token = fullToken(caHash, "node", agentPassword)) => ({
+/** The first address is the agent's own, the others are of other nodes of the command. */
+export const agentParameters = (
+  bench: NodeBench,
+  caHash: string,
+  agent: Pick<Machine, "instanceId">,
+  addresses: readonly [string, ...string[]],
+  token = fullToken(caHash, "node", agentPassword),
+) => ({
   pool: "workers",
-  joinAddresses,
+  joins: joinsText(Object.fromEntries(addresses.map((address, index) => [index === 0 ? agent.instanceId : `i-ffffffffffffffff${index}`, address]))),
   endpoint,
   delivery: tokenDelivery(bench, token),
 });
@@ -387,23 +395,23 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
         const bench = makeBench();
         const { first, caHash } = await bootstrapped(bench);
         const agent = await prepared(bench, "agent");
-        expect(succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)))).toMatchObject({
+        expect(succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, agent, [first.address])))).toMatchObject({
           node: `workers-${agent.instanceId}`,
           changed: true,
           version,
         });
-        const again = succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)));
+        const again = succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, agent, [first.address])));
         expect(again.changed).toBe(false);
       });
 
-      it("joins through whichever of several servers answers, wherever it is in the list", async () => {
+      it("joins through its own server, and when that does not answer through whichever other of the command does", async () => {
         const bench = makeBench();
         const { first, caHash } = await bootstrapped(bench);
         const silent = ["10.0.0.77", "10.0.0.78"];
         for (const at of [0, 1, 2]) {
           const agent = await prepared(bench, "agent");
-          const addresses = [...silent.slice(0, at), first.address, ...silent.slice(at)].join(",");
-          const parameters = agentParameters(bench, caHash, addresses);
+          const addresses = [...silent.slice(0, at), first.address, ...silent.slice(at)] as [string, ...string[]];
+          const parameters = agentParameters(bench, caHash, agent, addresses);
           expect(succeeded(await perform(bench, agent, "start-agent", parameters))).toMatchObject({ changed: true, version });
         }
       });
@@ -412,8 +420,16 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
         const bench = makeBench();
         const { caHash } = await bootstrapped(bench);
         const agent = await prepared(bench, "agent");
-        const parameters = agentParameters(bench, caHash, "10.0.0.77,10.0.0.78");
+        const parameters = agentParameters(bench, caHash, agent, ["10.0.0.77", "10.0.0.78"]);
         expect(failed(await perform(bench, agent, "start-agent", parameters)).code).toBe("StartTimedOut");
+      });
+
+      it("refuses a command that names no server for it", async () => {
+        const bench = makeBench();
+        const { first, caHash } = await bootstrapped(bench);
+        const agent = await prepared(bench, "agent");
+        const parameters = agentParameters(bench, caHash, { instanceId: "i-fffffffffffffffff" }, [first.address]);
+        expect(failed(await perform(bench, agent, "start-agent", parameters))).toMatchObject({ code: "ConfigInvalid", exitCode: 64 });
       });
 
       it("rejects a token that is not of this cluster", async () => {
@@ -421,13 +437,15 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
         const { first, caHash } = await bootstrapped(bench);
         const agent = await prepared(bench, "agent");
         const wrong = fullToken(caHash, "node", "anotherPasswordOf32Characters008");
-        expect(failed(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address, wrong))).code).toBe("TokenRejected");
+        expect(failed(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, agent, [first.address], wrong))).code).toBe(
+          "TokenRejected",
+        );
       });
 
       it("does not start beside a server", async () => {
         const bench = makeBench();
         const { first, caHash } = await bootstrapped(bench);
-        expect(failed(await perform(bench, first, "start-agent", agentParameters(bench, caHash, "10.0.0.77"))).code).toBe("ConfigInvalid");
+        expect(failed(await perform(bench, first, "start-agent", agentParameters(bench, caHash, first, ["10.0.0.77"]))).code).toBe("ConfigInvalid");
       });
     });
 
@@ -438,7 +456,7 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
         const second = await joined(bench, caHash, first);
         const third = await joined(bench, caHash, first);
         const agent = await prepared(bench, "agent");
-        succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)));
+        succeeded(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, agent, [first.address])));
         await bench.pass(180);
         const views = [];
         for (const server of [first, second, third]) views.push(succeeded(await perform(bench, server, "check-cluster", { pool: "server" })));

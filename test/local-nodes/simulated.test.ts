@@ -1,5 +1,6 @@
 /** What simulated nodes do beyond the contract: the times of the latency model, and the ways RKE2 is unkind. */
 import { describe, expect, it } from "vitest";
+import { joinsText } from "../../core/node-commands.js";
 import { simulatedBench } from "./bench.js";
 import {
   agentParameters,
@@ -137,7 +138,7 @@ describe("simulated agents", () => {
     const prepares = agents.map((agent) => begin(bench, agent, "prepare-node", prepareParameters(bench, "agent", "workers", delivery)));
     for (const prepare of prepares) succeeded(await bench.settle(prepare));
     const startedAt = bench.world.clock.now();
-    const starts = agents.map((agent) => begin(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)));
+    const starts = agents.map((agent) => begin(bench, agent, "start-agent", agentParameters(bench, caHash, agent, [first.address])));
     const admitted: number[] = [];
     let seen = 1;
     bench.world.clock.afterEachEvent(() => {
@@ -157,7 +158,7 @@ describe("simulated agents", () => {
     const second = await joined(bench, caHash, first);
     const agent = await prepared(bench, "agent");
     bench.driver.halt(second.instanceId);
-    expect(failed(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, first.address)))).toMatchObject({
+    expect(failed(await perform(bench, agent, "start-agent", agentParameters(bench, caHash, agent, [first.address])))).toMatchObject({
       code: "StartTimedOut",
       exitCode: 75,
     });
@@ -217,8 +218,10 @@ describe("simulated machines", () => {
     // Groups of fifty, as fast as one server bears.
     const starts: Promise<unknown>[] = [];
     for (let group = 0; group < 20; group++) {
-      const parameters = agentParameters(bench, caHash, first.address);
-      for (const agent of agents.slice(group * 50, group * 50 + 50)) starts.push(begin(bench, agent, "start-agent", parameters).then(succeeded));
+      const members = agents.slice(group * 50, group * 50 + 50);
+      const joins = joinsText(Object.fromEntries(members.map(({ instanceId }) => [instanceId, first.address])));
+      const parameters = { ...agentParameters(bench, caHash, first, [first.address]), joins };
+      for (const agent of members) starts.push(begin(bench, agent, "start-agent", parameters).then(succeeded));
       await bench.pass(50);
     }
     for (const start of starts) await bench.settle(start);

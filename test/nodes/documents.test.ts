@@ -19,7 +19,7 @@ const samples: Record<string, readonly string[]> = {
   selinux: ["true", "false"],
   mode: ["bootstrap", "join"],
   joinAddress: ["10.0.1.5"],
-  joinAddresses: ["10.0.1.5,10.0.1.6"],
+  joins: ["i-0a1b2c3d4e5f60718:10.0.1.5", Array(50).fill("i-0a1b2c3d4e5f60718:100.100.100.100").join(",")],
   endpoint: ["drv-prod-1a2b3c4d-0123456789abcdef.elb.eu-central-1.amazonaws.com"],
   nodes: ["server-i-0a1b2c3d4e5f60718", "workers-i-1,workers-i-2"],
 };
@@ -141,7 +141,7 @@ describe("every node command", () => {
         const { status, result, stderr } = machine.runRaw(name, {
           ...environment(name),
           SSM_joinAddress: "10.0.1.5",
-          SSM_joinAddresses: "10.0.1.5,10.0.1.6",
+          SSM_joins: "i-0a1b2c3d4e5f60718:10.0.1.5",
           [`SSM_${parameter}`]: value,
         });
         expect(status).toBe(64);

@@ -13,10 +13,10 @@ beforeEach(() => {
 });
 afterEach(() => machine.end());
 
-function start(token = `K10${caHash}::node:${agentPassword}`, joinAddresses = "10.0.1.5") {
+function start(token = `K10${caHash}::node:${agentPassword}`, joins = `${instanceId}:10.0.1.5`) {
   machine.store("token", token);
   const delivery = machine.deliver([machine.get("token", "/etc/rancher/rke2/drover-token")]);
-  return machine.run("start-agent", { pool: "workers", delivery, joinAddresses, endpoint });
+  return machine.run("start-agent", { pool: "workers", delivery, joins, endpoint });
 }
 
 function comesUp(readyAt = 130): void {
@@ -32,7 +32,7 @@ echo "${node}|$ready|||${version}" >"$WORLD/nodes"`,
 }
 
 describe("starting an agent", () => {
-  it("registers with the join address, waits until its kubelet is Ready, and then names the endpoint", () => {
+  it("registers with the server that is named for it, waits until its kubelet is Ready, and then names the endpoint", () => {
     comesUp();
     expect(start()).toMatchObject({ status: 0, result: { ok: true, node, changed: true, version } });
     expect(machine.uploaded("joined").toString()).toBe('server: "https://10.0.1.5:9345"\n');
@@ -46,78 +46,76 @@ describe("starting an agent", () => {
     start();
     const before = machine.snapshot("/etc", "/var/lib/rancher");
     machine.calls();
-    expect(start(undefined, "10.0.1.6").result).toMatchObject({ ok: true, changed: false });
+    expect(start(undefined, `${instanceId}:10.0.1.6`).result).toMatchObject({ ok: true, changed: false });
     expect(machine.snapshot("/etc", "/var/lib/rancher")).toEqual(before);
     expect(machine.calls().filter((call) => /^systemctl (start|restart)/.test(call))).toEqual([]);
   });
 
-  describe("told several servers", () => {
-    const servers = ["10.0.1.5", "10.0.1.6", "10.0.1.7"];
+  describe("told which server each node of its group joins through", () => {
+    const other = (last: number) => `i-0a1b2c3d4e5f6070${last}`;
+    const joins = [`${other(1)}:10.0.1.5`, `${instanceId}:10.0.1.6`, `${other(2)}:10.0.1.5`, `${other(3)}:10.0.1.7`, `${other(4)}:10.0.1.6`].join(
+      ",",
+    );
     /** The server it was started against, and those it asked before. */
     const choice = () => {
       machine.script("on-start", `cp "$DROVER_ROOT${joinFile}" "$WORLD/uploads/joined"`);
       journal(machine, "rke2-agent", "token CA hash does not match the Cluster CA certificate hash");
-      start(undefined, servers.join(","));
+      start(undefined, joins);
       const asked = machine.calls().flatMap((call) => /^ping (.*)$/.exec(call)?.[1] ?? []);
       return { asked, joined: /^server: "https:\/\/(.*):9345"\n$/.exec(machine.uploaded("joined").toString())?.[1] as string };
     };
-    const inTurnFrom = (first: string) => servers.map((_, index) => servers[(servers.indexOf(first) + index) % servers.length] as string);
 
-    it("spreads over them: each node begins at another one, always the same", () => {
-      const chosen = Array.from({ length: 12 }, (_, index) => {
-        const once = () => {
-          machine.end();
-          machine = new Machine();
-          machine.isPrepared("workers");
-          machine.say({ ping: "pong", "metadata/instance-id": `i-0a1b2c3d4e5f607${String(index).padStart(2, "0")}` });
-          machine.remove("/etc/rancher/rke2/config.yaml.d/10-drover-node.yaml");
-          return choice();
-        };
-        const { asked, joined } = once();
-        expect(asked).toEqual([joined]);
-        if (index === 0) expect(once().joined).toBe(joined);
-        return joined;
-      });
-      for (const server of servers) expect(chosen.filter((each) => each === server).length).toBeGreaterThanOrEqual(2);
+    it("takes its own, and asks no other while that answers", () => {
+      machine.say({ ping: "pong" });
+      expect(choice()).toEqual({ asked: ["10.0.1.6"], joined: "10.0.1.6" });
     });
 
-    it.each(servers)("goes on to the next until one answers: %s alone does", (only) => {
+    it.each([
+      ["10.0.1.5", ["10.0.1.6", "10.0.1.5"]],
+      ["10.0.1.7", ["10.0.1.6", "10.0.1.5", "10.0.1.7"]],
+    ])("goes on to the others' when its own does not answer, each once: %s alone does", (only, asked) => {
       machine.say({ [`ping-${only}`]: "pong" });
-      const { asked, joined } = choice();
-      expect(joined).toBe(only);
-      expect(asked).toEqual(inTurnFrom(asked[0] as string).slice(0, asked.length));
-      expect(asked.at(-1)).toBe(only);
+      expect(choice()).toEqual({ asked, joined: only });
     });
 
-    it("goes on to the next when what answers is no supervisor", () => {
-      const { asked } = choice();
-      const [first, second] = asked as [string, string];
-      machine.say({ ping: "pong", [`ping-${first}`]: "<html>not here</html>" });
-      expect(choice()).toEqual({ asked: [first, second], joined: second });
+    it("goes on when what answers is no supervisor", () => {
+      machine.say({ ping: "pong", "ping-10.0.1.6": "<html>not here</html>" });
+      expect(choice()).toEqual({ asked: ["10.0.1.6", "10.0.1.5"], joined: "10.0.1.5" });
     });
 
-    it("keeps going when none answers: it asks each once, and leaves the first to the service, which asks again", () => {
-      const { asked, joined } = choice();
-      expect(asked).toEqual(inTurnFrom(asked[0] as string));
-      expect(joined).toBe(asked[0]);
-      expect(machine.read("/etc/rancher/rke2/config.yaml.d/20-drover-join.yaml")).toBe(`server: "https://${joined}:9345"\n`);
+    it("keeps to its own when none answers: the service asks that one again", () => {
+      expect(choice()).toEqual({ asked: ["10.0.1.6", "10.0.1.5", "10.0.1.7"], joined: "10.0.1.6" });
+      expect(machine.read(joinFile)).toBe('server: "https://10.0.1.6:9345"\n');
     });
 
     it("asks none of them once it runs", () => {
       machine.say({ ping: "pong" });
       comesUp();
-      start(undefined, servers.join(","));
+      start(undefined, joins);
       machine.calls();
-      expect(start(undefined, servers.join(",")).result).toMatchObject({ ok: true, changed: false });
+      expect(start(undefined, joins).result).toMatchObject({ ok: true, changed: false });
       expect(machine.calls().filter((call) => call.startsWith("ping"))).toEqual([]);
     });
 
-    it.each(["", "10.0.1.5,", "10.0.1.5,,10.0.1.6", "10.0.1.5 10.0.1.6", "10.0.1.5,server-2", Array(8).fill("10.0.1.5").join(",")])(
-      "refuses a list that is none of one to seven addresses: '%s'",
-      (list) => {
-        expect(start(undefined, list)).toMatchObject({ status: 64, result: { code: "ConfigInvalid" } });
-      },
-    );
+    it.each([other(1), instanceId.slice(0, -1)])("refuses a list that names a server for %s, and none for itself", (id) => {
+      expect(start(undefined, `${id}:10.0.1.5`)).toMatchObject({
+        status: 64,
+        result: { code: "ConfigInvalid", message: `joins names no server for ${instanceId}` },
+      });
+      expect(machine.has(joinFile)).toBe(false);
+    });
+
+    it.each([
+      "",
+      "10.0.1.5",
+      `${instanceId}:`,
+      `${instanceId}:10.0.1.5,`,
+      `${instanceId}:10.0.1.5 ${other(1)}:10.0.1.6`,
+      `${instanceId}:server-2`,
+      Array(51).fill(`${instanceId}:10.0.1.5`).join(","),
+    ])("refuses a list that is none of one to fifty servers by instance: '%s'", (list) => {
+      expect(start(undefined, list)).toMatchObject({ status: 64, result: { code: "ConfigInvalid" } });
+    });
   });
 
   it("asks as its own kubelet: an agent has no administrator's kubeconfig", () => {
@@ -163,7 +161,7 @@ describe("starting an agent", () => {
 
   it("refuses a delivery without the token", () => {
     const delivery = machine.deliver([]);
-    expect(machine.run("start-agent", { pool: "workers", delivery, joinAddresses: "10.0.1.5", endpoint }).result).toMatchObject({
+    expect(machine.run("start-agent", { pool: "workers", delivery, joins: `${instanceId}:10.0.1.5`, endpoint }).result).toMatchObject({
       code: "ConfigInvalid",
     });
   });
