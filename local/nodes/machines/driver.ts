@@ -15,12 +15,13 @@ import { fileURLToPath } from "node:url";
 import { type Ec2, fixtureNetwork } from "../../aws/ec2.js";
 import type { BalancerTraffic, ElasticLoadBalancingV2 } from "../../aws/elastic-load-balancing-v2.js";
 import type { VirtualClock } from "../../kernel/clock.js";
-import type { World } from "../../kernel/contract.js";
+import type { Random, World } from "../../kernel/contract.js";
 import type { Answering, DocumentRun, Machine, MachineFetch, NodeDriver, ObservedCluster, RunningDocument } from "../contract.js";
 import { AgentRun } from "./agent.js";
 import { createAuthority } from "./certificates.js";
 import { ensureRoot, machineSupport, must } from "./image.js";
 import { type CloudPlaces, NspawnMachine, type Program, writeCloudLayer } from "./machine.js";
+import { Observer } from "./observe.js";
 import { cloudFolder, makeCgroups, namespacePath, newCloudName, removeCloud, removeLeftovers } from "./traces.js";
 import { addresses, type FromGateway, type ToGateway } from "./wire.js";
 
@@ -43,6 +44,8 @@ export interface MachineDriver extends NodeDriver {
   reconnect(instanceId: string): void;
   /** Sets the time of day that programs of a machine see off by so many seconds; 0 puts it right. */
   setClock(instanceId: string, offsetSeconds: number): void;
+  /** Asks the clusters on the machines anew; `clusters` tells what was seen last, at most a few seconds ago. */
+  observe(): Promise<readonly ObservedCluster[]>;
 }
 
 /** One network of machines, before and after the world that uses it. */
@@ -210,6 +213,19 @@ function subnetsOf(world: World, otherwise: (address: string) => string): (addre
   };
 }
 
+/** Randomness whose latencies are so many times shorter: machines take their own time, and AWS's part of it is only modelled. */
+export function hurried(random: Random, times: number): Random {
+  return {
+    fork: (name) => hurried(random.fork(name), times),
+    next: () => random.next(),
+    integer: (below) => random.integer(below),
+    chance: (probability) => random.chance(probability),
+    pick: (items) => random.pick(items),
+    hex: (length) => random.hex(length),
+    latency: (step) => random.latency(step) / times,
+  };
+}
+
 // -------------------------------------------------------------------------------------------------------------------- gateway
 
 interface Gateway {
@@ -281,10 +297,13 @@ interface Live {
   on: boolean;
   gone: boolean;
   connected: boolean;
+  paused: boolean;
   readonly changes: Set<() => void>;
 }
 
 const followMilliseconds = 200;
+const observeMilliseconds = 3000;
+const lingerMilliseconds = 500;
 const bootPollMilliseconds = 50;
 const bootLimitMilliseconds = 120_000;
 
@@ -292,7 +311,7 @@ class Driver implements MachineDriver {
   readonly name = "nodes";
   readonly operations = {};
   readonly throttle = { code: "Throttling", httpStatus: 400 };
-  revision = 0;
+  readonly #observer = new Observer();
   readonly #world: World & { readonly clock: VirtualClock };
   readonly #places: CloudPlaces;
   readonly #gateway: Gateway;
@@ -315,13 +334,14 @@ class Driver implements MachineDriver {
     gateway.hear((message) => this.#hear(message));
     this.#following = setInterval(() => this.#follow(), followMilliseconds);
     this.#following.unref();
+    this.#keepObserving();
   }
 
   // -------------------------------------------------------------------------------------------------- what EC2 and SSM ask
 
   boot(machine: Machine): void {
     const node = new NspawnMachine(machine, this.#places);
-    const live: Live = { node, work: Promise.resolve(), on: true, gone: false, connected: true, changes: new Set() };
+    const live: Live = { node, work: Promise.resolve(), on: true, gone: false, connected: true, paused: false, changes: new Set() };
     if (this.#machines.has(machine.instanceId)) throw new Error(`a second boot of ${machine.instanceId}`);
     this.#machines.set(machine.instanceId, live);
     const own = process.arch === "arm64" ? "arm64" : "x86_64";
@@ -443,7 +463,11 @@ class Driver implements MachineDriver {
   }
 
   clusters(): readonly ObservedCluster[] {
-    return [];
+    return this.#observer.clusters;
+  }
+
+  get revision(): number {
+    return this.#observer.revision;
   }
 
   /** Machines are not kept: they end with the process that runs them. */
@@ -467,7 +491,11 @@ class Driver implements MachineDriver {
     const status = await new Promise<number>((resolve, reject) => {
       child.once("error", reject);
       child.once("close", (code) => resolve(code ?? -1));
+      // What it left running may hold its output for ever.
+      child.once("exit", (code) => setTimeout(() => resolve(code ?? -1), lingerMilliseconds));
     });
+    child.stdout?.destroy();
+    child.stderr?.destroy();
     return { status, ...texts };
   }
 
@@ -495,11 +523,15 @@ class Driver implements MachineDriver {
   }
 
   pause(instanceId: string): void {
-    this.#live(instanceId).node.freeze(true);
+    const live = this.#live(instanceId);
+    live.node.freeze(true);
+    live.paused = true;
   }
 
   resume(instanceId: string): void {
-    this.#live(instanceId).node.freeze(false);
+    const live = this.#live(instanceId);
+    live.node.freeze(false);
+    live.paused = false;
   }
 
   disconnect(instanceId: string): void {
@@ -516,6 +548,42 @@ class Driver implements MachineDriver {
 
   setClock(instanceId: string, offsetSeconds: number): void {
     this.#live(instanceId).node.setClock(offsetSeconds);
+  }
+
+  async observe(): Promise<readonly ObservedCluster[]> {
+    const machines = [...this.#machines.values()].filter((live) => !live.gone && live.connected && !live.paused);
+    const observable = machines.map(({ node }) => ({
+      instanceId: node.machine.instanceId,
+      address: node.machine.address,
+      root: node.root,
+      isOnline: node.isOnline,
+      run: (program: readonly string[]) => this.exec(node.machine.instanceId, program),
+    }));
+    if (this.#observer.hasWork(observable)) {
+      const known = new Map([...this.#machines.values()].map(({ node: { machine } }) => [machine.address, machine.instanceId]));
+      await this.#observer.look(
+        observable,
+        (address) => known.get(address),
+        () => this.#world.clock.now(),
+      );
+    }
+    return this.#observer.clusters;
+  }
+
+  /** Looks at the clusters again and again; what has changed is there to see from an event on. */
+  #keepObserving(): void {
+    const again = () => {
+      if (this.#over) return;
+      const { revision } = this.#observer;
+      this.observe().then(
+        () => {
+          if (this.#observer.revision !== revision) this.#world.clock.arrive(() => {});
+          if (!this.#over) setTimeout(again, observeMilliseconds).unref();
+        },
+        (error: unknown) => this.#fail(error),
+      );
+    };
+    again();
   }
 
   /** Removes every machine. */
@@ -558,8 +626,8 @@ class Driver implements MachineDriver {
     let onSince = started;
     for (;;) {
       if (live.gone) return await new Promise(() => {});
-      if (live.on && live.connected && live.node.isOnline) return;
-      if (!live.on || !live.connected) onSince = performance.now();
+      if (live.on && live.connected && !live.paused && live.node.isOnline) return;
+      if (!live.on || !live.connected || live.paused) onSince = performance.now();
       if (performance.now() - onSince > bootLimitMilliseconds) {
         throw new Error(`${live.node.machine.instanceId} did not boot within ${bootLimitMilliseconds / 1000} s: ${live.node.console}`);
       }

@@ -282,6 +282,9 @@ function reach(listener: ListenerTraffic, zone: string | undefined): readonly Ta
 
 // --------------------------------------------------------------------------------------------------------------- name service
 
+/** Each question for addresses is answered in another order. */
+let lookups = 0;
+
 /** Addresses of a name; undefined when there is no such name. */
 function resolve(region: string, given: string): readonly string[] | undefined {
   const name = given.toLowerCase().replace(/\.$/, "");
@@ -298,7 +301,7 @@ function resolve(region: string, given: string): readonly string[] | undefined {
     balancer.listeners.some((listener) => reach(listener, zone).some((target) => target.state === "healthy")),
   );
   const shown = (serving.length > 0 ? serving : balancer.nodes).map((node) => node.address);
-  const first = turns++ % Math.max(1, shown.length);
+  const first = lookups % Math.max(1, shown.length);
   return [...shown.slice(first), ...shown.slice(0, first)];
 }
 
@@ -318,6 +321,7 @@ function answerName(region: string, query: Buffer): Buffer | undefined {
   if (query.length < at + 4) return undefined;
   const type = query.readUInt16BE(at);
   const question = query.subarray(12, at + 4);
+  if (type === 1) lookups++;
   const found = resolve(region, labels.join("."));
   const shown = type === 1 ? (found ?? []) : [];
   const header = Buffer.alloc(12);
@@ -410,7 +414,11 @@ async function begin(setup: GatewaySetup): Promise<void> {
   const dial = createServer((client) => {
     client.on("error", () => {});
     client.once("readable", () => {
-      const [line = ""] = String(client.read() ?? "").split("\n");
+      const begun = (client.read() ?? Buffer.alloc(0)) as Buffer;
+      const end = begun.indexOf("\n");
+      const line = begun.toString("utf8", 0, Math.max(0, end));
+      // What follows on the line's heels belongs to the connection.
+      if (end >= 0 && end + 1 < begun.length) client.unshift(begun.subarray(end + 1));
       const [host = "", port = ""] = line.split(" ");
       const [address] = /^[\d.]+$/.test(host) ? [host] : (resolve(region, host) ?? []);
       if (address === undefined) client.destroy();
