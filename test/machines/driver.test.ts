@@ -613,15 +613,26 @@ describeMachines("clouds on one computer", () => {
     expect(tracesOf(name)).toEqual([]);
   });
 
-  it("end with a process that is killed; the next start finds what it left and removes it", async () => {
+  it("end with a process that is killed", async () => {
     const { pid, name, over } = await elsewhere();
     process.kill(pid, "SIGKILL");
     expect(await over).toBe("SIGKILL");
     await until(
       10,
-      () => tracesOf(name).filter((trace) => trace.startsWith("process")),
-      (processes) => processes.length === 0,
+      () => tracesOf(name),
+      (traces) => traces.length === 0,
     );
+  });
+
+  it("are found and removed by the next start when everything of theirs was killed at once", async () => {
+    const { pid, name, over } = await elsewhere();
+    process.kill(pid, "SIGSTOP");
+    for (const trace of tracesOf(name)) {
+      const [, process_] = /^process (\d+)$/.exec(trace) ?? [];
+      if (process_ !== undefined) process.kill(Number(process_), "SIGKILL");
+    }
+    process.kill(pid, "SIGKILL");
+    expect(await over).toBe("SIGKILL");
     expect(leftovers().filter((trace) => trace.includes(name)).length).toBeGreaterThan(3);
     expect(removeLeftovers()).toContain(name);
     expect(tracesOf(name)).toEqual([]);

@@ -155,7 +155,7 @@ async function makeCloud(name: string, root: string, region: string): Promise<Ma
   const dialSocket = join(folder, "dial.sock");
   const gateway = startGateway(name);
   const certified = authority.issue([`s3.${region}.amazonaws.com`, `*.s3.${region}.amazonaws.com`]);
-  await gateway.begin({ kind: "setup", region, ...certified, storeSocket, dialSocket });
+  await gateway.begin({ kind: "setup", cloud: name, region, ...certified, storeSocket, dialSocket });
 
   const doors: NetServer[] = [];
   let driver: Driver | undefined;
@@ -245,14 +245,10 @@ function startGateway(name: string): Gateway {
     createRequire(import.meta.url).resolve("tsx"),
     fileURLToPath(new URL("gateway.ts", import.meta.url)),
   ];
-  const child: ChildProcess = spawn(
-    "sh",
-    ["-c", `${groups} && exec setpriv --pdeathsig SIGKILL nsenter "--net=$0" "$@"`, namespacePath(name), ...program],
-    {
-      stdio: ["ignore", "ignore", "pipe", "ipc"],
-      env: { ...process.env, NODE_OPTIONS: "", TSX_TSCONFIG_PATH: fileURLToPath(new URL("../../../tsconfig.json", import.meta.url)) },
-    },
-  );
+  const child: ChildProcess = spawn("sh", ["-c", `${groups} && exec nsenter "--net=$0" "$@"`, namespacePath(name), ...program], {
+    stdio: ["ignore", "ignore", "pipe", "ipc"],
+    env: { ...process.env, NODE_OPTIONS: "", TSX_TSCONFIG_PATH: fileURLToPath(new URL("../../../tsconfig.json", import.meta.url)) },
+  });
   let listener: (message: FromGateway) => void = () => {};
   let ended = false;
   let errors = "";
@@ -282,7 +278,7 @@ function startGateway(name: string): Gateway {
     },
     end() {
       ended = true;
-      if (child.connected) child.disconnect();
+      if (child.connected) child.send({ kind: "end" } satisfies ToGateway, () => child.connected && child.disconnect());
     },
   };
 }

@@ -3,7 +3,7 @@
  * metadata, and the door to S3.
  *
  * It decides nothing: which load balancers, targets and machines there are comes from the process that started it, and what the health checks see goes
- * back. It ends with that process.
+ * back. When that process is killed, the gateway removes the cloud and ends.
  */
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -13,6 +13,7 @@ import { request as httpsRequest } from "node:https";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
 import type { ListenerTraffic } from "../../aws/elastic-load-balancing-v2.js";
+import { leaveCgroups, removeCloud } from "./traces.js";
 import { addresses, type FromGateway, type GatewaySetup, type GatewayState, type ToGateway } from "./wire.js";
 
 type Target = ListenerTraffic["targets"][number];
@@ -429,8 +430,12 @@ async function begin(setup: GatewaySetup): Promise<void> {
   send({ kind: "ready" });
 }
 
+let cloud: string | undefined;
+
 process.on("message", (message: ToGateway) => {
+  if (message.kind === "end") process.exit(0);
   if (message.kind === "setup") {
+    cloud = message.cloud;
     begin(message).catch((error: unknown) => fail(error instanceof Error ? error : new Error(String(error))));
     return;
   }
@@ -443,7 +448,13 @@ process.on("message", (message: ToGateway) => {
   }
   followChecks();
 });
-process.on("disconnect", () => process.exit(0));
+process.on("disconnect", () => {
+  if (cloud !== undefined) {
+    leaveCgroups();
+    removeCloud(cloud);
+  }
+  process.exit(0);
+});
 // The cloud's own process says when it is time: both get the signals of a terminal.
 process.on("SIGINT", () => {});
 process.on("SIGTERM", () => {});

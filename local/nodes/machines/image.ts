@@ -17,7 +17,6 @@ const programs: readonly (readonly [string, string])[] = [
   ["etcd", "etcd-server"],
   ["ip", "iproute2"],
   ["nsenter", "util-linux"],
-  ["setpriv", "util-linux"],
   ["flock", "util-linux"],
 ];
 

@@ -158,9 +158,8 @@ export class NspawnMachine {
       "--resolv-conf=off",
       "--timezone=off",
     ];
-    // The machine ends with this process, however this process ends.
     const join_ = groups.map((group) => `echo $$ >'${group}/cgroup.procs'`).join(" && ");
-    const child = spawn("sh", ["-c", `${join_} && exec setpriv --pdeathsig SIGKILL systemd-nspawn "$@"`, "sh", ...args], {
+    const child = spawn("sh", ["-c", `${join_} && exec systemd-nspawn "$@"`, "sh", ...args], {
       stdio: ["ignore", log, log],
       env: { PATH: process.env.PATH ?? "", SYSTEMD_NSPAWN_LOCK: "0" },
       detached: true,

@@ -63,6 +63,11 @@ export function makeCgroups(cloud: string, instanceId: string): string[] {
   return folders;
 }
 
+/** Takes this process out of the groups of its cloud, which can then be emptied. */
+export function leaveCgroups(): void {
+  for (const root of cgroupRoots()) writeFileSync(join(root, "cgroup.procs"), String(process.pid));
+}
+
 /** Everything there is of one cloud, or of all: processes, mounts, network namespaces, cgroups, folders. Empty when nothing is left. */
 export function tracesOf(cloud?: string): string[] {
   const isWanted = (name: string) => cloudOf(name) !== undefined && (cloud === undefined || cloudOf(name) === cloud);

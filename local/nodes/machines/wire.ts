@@ -6,6 +6,8 @@ export const addresses = { metadata: "169.254.169.254", names: "169.254.169.253"
 
 export interface GatewaySetup {
   readonly kind: "setup";
+  /** The cloud's name in its traces. */
+  readonly cloud: string;
   readonly region: string;
   readonly certificate: string;
   readonly key: string;
@@ -20,7 +22,8 @@ export interface GatewayState {
   /** Ports that somebody wants to know about. */
   readonly probes: readonly { readonly instanceId: string; readonly address: string; readonly port: number }[];
 }
-export type ToGateway = GatewaySetup | GatewayState;
+/** `end`: the cloud is about to be closed in order. */
+export type ToGateway = GatewaySetup | GatewayState | { readonly kind: "end" };
 export type FromGateway =
   | { readonly kind: "ready" }
   | { readonly kind: "failed"; readonly message: string }
