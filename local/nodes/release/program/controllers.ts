@@ -232,9 +232,5 @@ export function watchMembership({ node }: Pick<Cluster, "node">): void {
   });
 }
 
-/** Whether etcd's last run ended because the cluster no longer knows the member. */
-export function wasRemoved(node: string): boolean {
-  const log = podLog("etcd", node);
-  const sinceStart = log.slice(Math.max(0, log.lastIndexOf('"starting etcd server"'), log.lastIndexOf('"starting local etcd server"')));
-  return sinceStart.includes("permanently removed from the cluster");
-}
+/** Whether the etcd that ended did so because the cluster no longer knows the member. */
+export const wasRemoved = (node: string) => podLog("etcd", node).includes("permanently removed from the cluster");

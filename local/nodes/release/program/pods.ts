@@ -6,7 +6,7 @@
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parse, stringify } from "yaml";
 import { agent, at, read, run, say, write } from "./host.js";
@@ -25,6 +25,8 @@ interface Container {
   readonly wish: string;
   readonly id: string;
   readonly restarts: number;
+  /** Where its own log begins in the file that it shares with those before it. */
+  readonly logFrom: number;
 }
 
 const manifests = () => agent("pod-manifests");
@@ -60,8 +62,8 @@ function startedAt(pid: number): string | undefined {
 }
 
 function containerOf(name: string): Container | undefined {
-  const [pid = "", started = "", wish = "", id = "", restarts = "0"] = (read(recordOf(name)) ?? "").trim().split(" ");
-  return id === "" ? undefined : { pid: Number(pid), started, wish, id, restarts: Number(restarts) };
+  const [pid = "", started = "", wish = "", id = "", restarts = "0", logFrom = "0"] = (read(recordOf(name)) ?? "").trim().split(" ");
+  return id === "" ? undefined : { pid: Number(pid), started, wish, id, restarts: Number(restarts), logFrom: Number(logFrom) };
 }
 
 const isAlive = (container: Container) => startedAt(container.pid) === container.started;
@@ -88,10 +90,11 @@ export const isRunning = (name: string) => podStates().some((pod) => pod.name ==
 
 const logOf = (name: string, node: string) => at(`/var/log/pods/kube-system_${name}-${node}/${name}/0.log`);
 
-/** The end of a container's log. */
+/** The end of what a container has said since it started; nothing of the one before it. */
 export function podLog(name: string, node: string): string {
   const path = logOf(name, node);
-  return existsSync(path) ? readFileSync(path, "utf8").slice(-20_000) : "";
+  const container = containerOf(name);
+  return container !== undefined && existsSync(path) ? readFileSync(path).subarray(container.logFrom).toString("utf8").slice(-20_000) : "";
 }
 
 async function stop(name: string, container: Container): Promise<void> {
@@ -117,12 +120,14 @@ function start(name: string, node: string, text: string, restarts: number): void
   const log = logOf(name, node);
   mkdirSync(join(log, ".."), { recursive: true });
   const output = openSync(log, "a", 0o640);
+  const logFrom = fstatSync(output).size;
   const child = spawn(program, args, { detached: true, stdio: ["ignore", output, output], env: { PATH: process.env["PATH"], ...env }, cwd: at("/") });
   child.on("error", (error) => say("error", `Pod for ${name} not synced: ${error.message}`));
   child.unref();
+  closeSync(output);
   if (child.pid === undefined) return;
   const id = hash(`${name} ${child.pid} ${startedAt(child.pid)}`);
-  write(recordOf(name), `${child.pid} ${startedAt(child.pid) ?? "0"} ${hash(text)} ${id} ${restarts}\n`);
+  write(recordOf(name), `${child.pid} ${startedAt(child.pid) ?? "0"} ${hash(text)} ${id} ${restarts} ${logFrom}\n`);
 }
 
 /** When a container that ended may start again: 1, 2, 4, 8 and then every 10 seconds after it ended. */
