@@ -634,8 +634,8 @@ describeMachines("clouds on one computer", () => {
     process.kill(pid, "SIGKILL");
     expect(await over).toBe("SIGKILL");
     expect(leftovers().filter((trace) => trace.includes(name)).length).toBeGreaterThan(3);
-    expect(removeLeftovers()).toContain(name);
+    removeLeftovers();
     expect(tracesOf(name)).toEqual([]);
-    expect(leftovers()).toEqual([]);
+    expect(leftovers().filter((trace) => trace.includes(name))).toEqual([]);
   });
 });

@@ -124,7 +124,7 @@ export function removeCloud(cloud: string): void {
   for (const folder of nspawnFolders) {
     for (const name of list(folder)) if (cloudOf(name) === cloud) rmSync(join(folder, name), { recursive: true, force: true });
   }
-  rmSync(cloudFolder(cloud), { recursive: true, force: true });
+  rmSync(cloudFolder(cloud), { recursive: true, force: true, maxRetries: 5 });
   try {
     rmdirSync(base);
   } catch {
