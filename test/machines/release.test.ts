@@ -45,9 +45,10 @@ const nodeLines = (node: StandInNode) =>
 describeMachines("the stand-in release", () => {
   describe("as files", () => {
     let release: BuiltRelease;
-    const folder = mkdtempSync(join(tmpdir(), "drover-release-"));
+    let folder: string;
     const file = (name: string) => readFileSync(release.files.get(name) as string);
     beforeAll(async () => {
+      folder = mkdtempSync(join(tmpdir(), "drover-release-"));
       release = await buildRelease({ version, outdir: releases });
     });
     afterAll(() => rmSync(folder, { recursive: true }));

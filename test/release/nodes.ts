@@ -16,8 +16,8 @@ const pace = 10;
 
 /** One directory for all nodes of a test run, with the program and the images they need. */
 export class Site {
-  readonly directory = mkdtempSync(join(tmpdir(), "drover-release-"));
-  readonly program = join(this.directory, "rke2.cjs");
+  directory = "";
+  program = "";
   readonly nodes: StandInNode[] = [];
   images = "";
   #next: number;
@@ -28,6 +28,8 @@ export class Site {
   }
 
   async prepare(): Promise<void> {
+    this.directory = mkdtempSync(join(tmpdir(), "drover-release-"));
+    this.program = join(this.directory, "rke2.cjs");
     writeFileSync(this.program, await bundleProgram());
     const release = await buildRelease({ version, outdir: releases });
     this.images = release.files.get("rke2-images-core.linux-amd64.tar.zst") ?? (release.files.get("rke2-images-core.linux-arm64.tar.zst") as string);
@@ -41,7 +43,7 @@ export class Site {
 
   async close(): Promise<void> {
     for (const node of this.nodes) await node.kill();
-    rmSync(this.directory, { recursive: true, force: true });
+    if (this.directory !== "") rmSync(this.directory, { recursive: true, force: true });
   }
 }
 

@@ -170,8 +170,8 @@ describe("the stand-in's snapshot schedule", () => {
 });
 
 describe("the stand-in's command line", () => {
-  const folder = mkdtempSync(join(tmpdir(), "drover-release-"));
-  const program = join(folder, "rke2.cjs");
+  let folder: string;
+  let program: string;
   const rke2 = (config: Readonly<Record<string, string>>, ...args: string[]) => {
     const root = mkdtempSync(join(folder, "root-"));
     for (const [name, text] of Object.entries(config)) {
@@ -189,7 +189,11 @@ describe("the stand-in's command line", () => {
     return { status, stdout, stderr };
   };
 
-  beforeAll(async () => writeFileSync(program, await bundleProgram()));
+  beforeAll(async () => {
+    folder = mkdtempSync(join(tmpdir(), "drover-release-"));
+    program = join(folder, "rke2.cjs");
+    writeFileSync(program, await bundleProgram());
+  });
   afterAll(() => rmSync(folder, { recursive: true }));
 
   it("tells its version as RKE2 does", () => {
