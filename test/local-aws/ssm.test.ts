@@ -22,9 +22,9 @@ const send = (cloud: Cloud, ids: readonly string[], overrides: Record<string, un
     ...overrides,
   }).Command.CommandId;
 /** A command whose script keeps asking a store that is too busy, for half a minute. */
-function slowCommand(cloud: Cloud, timeoutSeconds: number): Record<string, unknown> {
+function slowCommand(cloud: Cloud, timeoutSeconds: number, ids: readonly string[]): Record<string, unknown> {
   const name = "drover-start-agent-00000000";
-  const names = ["pool", "delivery", "joinAddress", "endpoint"];
+  const names = ["pool", "delivery", "joins", "endpoint"];
   cloud.ssm.addDocument({
     name,
     content: {
@@ -35,7 +35,12 @@ function slowCommand(cloud: Cloud, timeoutSeconds: number): Record<string, unkno
   });
   return {
     DocumentName: name,
-    Parameters: { pool: ["workers"], delivery: ["https://store.example/busy"], joinAddress: ["10.0.0.99"], endpoint: ["e.example"] },
+    Parameters: {
+      pool: ["workers"],
+      delivery: ["https://store.example/busy"],
+      joins: [ids.map((id) => `${id}:10.0.0.99`).join(",")],
+      endpoint: ["e.example"],
+    },
   };
 }
 const command = (cloud: Cloud, id: string) => cloud.ssmCall("ListCommands", { CommandId: id }).Commands[0];
@@ -257,7 +262,7 @@ describe("the life of a command", () => {
   it("ends a script that runs longer than it may", async () => {
     const cloud = fleet();
     const ids = await online(cloud);
-    const id = send(cloud, ids, slowCommand(cloud, 20));
+    const id = send(cloud, ids, slowCommand(cloud, 20, ids));
     await cloud.pass(15);
     expect(invocations(cloud, id)[0]).toMatchObject({
       Status: "InProgress",
@@ -272,7 +277,7 @@ describe("the life of a command", () => {
   it("stays in progress on a node that died in the middle, until both timeouts are over", async () => {
     const cloud = fleet();
     const ids = await online(cloud);
-    const id = send(cloud, ids, { ...slowCommand(cloud, 200), TimeoutSeconds: 30 });
+    const id = send(cloud, ids, { ...slowCommand(cloud, 200, ids), TimeoutSeconds: 30 });
     await cloud.pass(10);
     cloud.ec2.lose(ids[0] as string, "Host hardware failed");
     await cloud.pass(210);

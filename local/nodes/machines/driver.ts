@@ -25,7 +25,6 @@ import { Observer } from "./observe.js";
 import { cloudFolder, makeCgroups, namespacePath, newCloudName, removeCloud, removeLeftovers } from "./traces.js";
 import { addresses, type FromGateway, type ToGateway } from "./wire.js";
 
-export { type MachineSupport, machineSupport } from "./image.js";
 export { leftovers, removeLeftovers, tracesOf } from "./traces.js";
 
 export interface MachineDriver extends NodeDriver {

@@ -87,7 +87,11 @@ export async function buildRelease({ version, outdir, etcd = "/usr/bin/etcd" }: 
   return { version, architecture, files: new Map(names.map((name) => [name, join(directory, name)])) };
 }
 
-/** Puts a built release into the artifact store, all but the bare binary and the image lists, which no node fetches; answers its keys. */
+/**
+ * Puts a built release into the artifact store, all but the bare binary and the image lists, which no node fetches; answers its keys.
+ *
+ * @public for whoever runs a whole local cloud on machines
+ */
 export function seedBuiltRelease(s3: Pick<S3, "put">, bucket: string, release: BuiltRelease): readonly string[] {
   const wanted = [...release.files].filter(([name]) => /\.tar\.(gz|zst)$|^sha256sum-/.test(name));
   return wanted.map(([name, path]) => {

@@ -323,4 +323,4 @@ users:
 }
 
 /** Image tags have no plus sign. */
-export const runtimeTag = () => version.replace("+", "-");
+const runtimeTag = () => version.replace("+", "-");
