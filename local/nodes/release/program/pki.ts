@@ -321,6 +321,3 @@ users:
     client-key-data: ${base64(options.key)}
 `;
 }
-
-/** Image tags have no plus sign. */
-const runtimeTag = () => version.replace("+", "-");
