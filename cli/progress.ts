@@ -29,9 +29,9 @@ interface StepShape {
 const createShapes: Readonly<Record<(typeof createSteps)[number], StepShape>> = {
   lease: { after: [], waitingFor: "the cluster's lease" },
   endpoint: { after: ["lease"], waitingFor: "the load balancer to be accepted" },
-  credentials: { after: ["lease"], waitingFor: "tokens to be made and encrypted" },
-  plan: { after: ["endpoint", "credentials"], waitingFor: "the plan of nodes" },
+  plan: { after: ["endpoint"], waitingFor: "the plan of nodes" },
   launch: { after: ["plan"], waitingFor: "machines to be launched" },
+  credentials: { after: ["launch"], waitingFor: "tokens to be made and encrypted" },
   "first server online": { after: ["launch"], waitingFor: "the first server to be online in SSM" },
   prepare: {
     after: ["first server online"],

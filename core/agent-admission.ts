@@ -49,8 +49,9 @@ const emptyBook: AdmissionBook = { schema: 1, groups: {}, sent: {}, freeAt: {} }
  * Books a group of agents and says how long it waits before it is started.
  *
  * Groups book long before they start, most while one server is ready, so the booking reckons with the servers still to come: one at a time, each
- * in the model's time to join. It follows the groups that are booked and not yet sent through their starts, from the work that the servers have now; this
- * group starts when one server has no more than the lead before it.
+ * in the model's time to join. To the work that the servers have now it adds the groups that are booked and not yet sent, shared by the servers of now and
+ * those to come, for a join that takes longer than expected must not make room for everybody who books meanwhile. This group starts when one
+ * server is there and has no more than the lead before it.
  *
  * @param book          the queue so far; undefined for the first group
  * @param group         names the group in this cluster, over all operations
@@ -140,11 +141,10 @@ function stillToSend(book: AdmissionBook, nowMs: number): { readonly startMs: nu
     .sort((a, b) => a.startMs - b.startMs);
 }
 
-/** One agent after another to the server that is free first among those that are ready; whoever is named first, of equals. Adds to their work. */
+/** One agent after another to the server that is free first; whoever is named first, of equals. Adds to their work. */
 function sendToLeast(servers: readonly Server[], atMs: number, agents: number): Server[] {
-  const ready = servers.filter(({ readyMs }) => readyMs <= atMs);
   return Array.from({ length: agents }, () => {
-    const least = ready.reduce((best, server) => (Math.max(server.freeMs, atMs) < Math.max(best.freeMs, atMs) ? server : best));
+    const least = servers.reduce((best, server) => (Math.max(server.freeMs, atMs) < Math.max(best.freeMs, atMs) ? server : best));
     least.freeMs = Math.max(least.freeMs, atMs) + agentMs;
     return least;
   });

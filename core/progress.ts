@@ -9,9 +9,9 @@ import type { OperationKind } from "./records.js";
 export const createSteps = [
   "lease",
   "endpoint",
-  "credentials",
   "plan",
   "launch",
+  "credentials",
   "first server online",
   "prepare",
   "bootstrap decided",
@@ -70,9 +70,9 @@ function expectedCreate({ servers, agents }: { readonly servers: number; readonl
   const course: Readonly<Record<(typeof createSteps)[number], readonly [seconds: number, doneAfterSeconds: number]>> = {
     lease: [handlerSeconds, leased],
     endpoint: [handlerSeconds, planned],
-    credentials: [handlerSeconds, planned],
     plan: [handlerSeconds, planned],
     launch: [launched - planned, launched],
+    credentials: [handlerSeconds, launched + handlerSeconds],
     "first server online": [online - launched, online],
     prepare: [prepare, online + prepare],
     "bootstrap decided": [handlerSeconds, online + prepare + handlerSeconds],

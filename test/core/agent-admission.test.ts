@@ -74,8 +74,19 @@ describe("admitting agents at the rate RKE2 bears", () => {
   });
 
   it("starts a group for a server that comes, not before it is there", () => {
-    const [first, second] = starts([1, 2].map(() => ({ at: 0, agents: 50, ready: 1, wanted: 2 })));
-    expect([first, second]).toEqual([0, Math.floor(joinSeconds)]);
+    const first = bookAdmission({ book: undefined, nowMs: start, group: "a", agents: 50, members: servers(1), wantedServers: 2 });
+    const sent = assignJoins({ ...sending("a", 50), book: first.book, members: servers(1) });
+    const second = bookAdmission({ book: sent.book, nowMs: start, group: "b", agents: 50, members: servers(1), wantedServers: 2 });
+    expect([first, second].map(({ waitSeconds }) => waitSeconds)).toEqual([0, Math.floor(joinSeconds)]);
+  });
+
+  it("does not promise a late server's time to everybody who books while it is late", () => {
+    // What it will admit once it is there is given away once.
+    const began = starts(Array.from({ length: 10 }, (_, at) => ({ at: at * 6, agents: 50, ready: 1, wanted: 2 })));
+    for (let index = 2; index < began.length; index++) {
+      const before = (index * 50) / perServer;
+      expect(began[index], `group ${index} at two servers`).toBeGreaterThanOrEqual(before / 2 - 10 - 1);
+    }
   });
 
   it("reckons with the work that was really sent, not with what was expected", () => {

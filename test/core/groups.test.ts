@@ -30,13 +30,13 @@ describe("gathering nodes into groups", () => {
 
   it("waits for the rest, and names one of them", () => {
     const wanted = agents(4);
-    expect(gather(wanted, ids(wanted.slice(0, 3)), 29)).toEqual({ kind: "wait", reason: "3 of 4 nodes are online in SSM, i-workers-4 is not" });
+    expect(gather(wanted, ids(wanted.slice(0, 3)), 59)).toEqual({ kind: "wait", reason: "3 of 4 nodes are online in SSM, i-workers-4 is not" });
   });
 
   it.each([
-    [29, 19, 20, false],
-    [30, 10, 20, true],
-    [30, 9, 20, false],
+    [59, 19, 20, false],
+    [60, 10, 20, true],
+    [60, 9, 20, false],
     [44, 270, 300, false],
     [45, 270, 300, true],
     [45, 269, 300, false],
@@ -51,12 +51,12 @@ describe("gathering nodes into groups", () => {
 
   it("lets late nodes wait by themselves, in small groups at the end", () => {
     const wanted = agents(120);
-    expect(sizes(gather(wanted, ids(wanted.slice(0, 108)), 45))).toEqual([50, 50, 8, 10, 2]);
+    expect(sizes(gather(wanted, ids(wanted.slice(0, 108)), 60))).toEqual([50, 50, 8, 10, 2]);
   });
 
   it("lets the late ones of many agents wait in full groups, since each group costs transitions and admission takes minutes anyway", () => {
     expect(sizes(gather(agents(201), ids(agents(201).slice(0, 181)), 45))).toEqual([10, 20, 50, 50, 50, 1, 20]);
-    expect(sizes(gather(agents(200), ids(agents(200).slice(0, 180)), 45))).toEqual([50, 50, 50, 30, 10, 10]);
+    expect(sizes(gather(agents(200), ids(agents(200).slice(0, 180)), 60))).toEqual([50, 50, 50, 30, 10, 10]);
   });
 
   it("never mixes pools, and takes the larger first", () => {

@@ -112,7 +112,7 @@ const waitSeconds = {
   "Admit agents": p95("firstServerStart", "commandEndToEvent"),
   "Register first server": p95("targetHealthThreshold"),
   "Verify cluster": p95("lastServerPodsReady", "agentStartToReady"),
-  "Await endpoint": p95("loadBalancerCreate", "targetRegisterToChecks", "targetHealthThreshold") - 215,
+  "Await endpoint": p95("loadBalancerCreate", "targetRegisterToChecks", "targetHealthThreshold") - 228,
 };
 /** Those of one machine; delete-cluster has a state or two of the same name, but waits for nothing of this. */
 const waitsIn = (file: string) =>

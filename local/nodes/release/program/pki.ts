@@ -8,7 +8,7 @@ import { randomBytes, randomUUID, X509Certificate } from "node:crypto";
 import { existsSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { daysLeft, issue, newKey, type Pair } from "./certificates.js";
 import type { Etcd } from "./etcd.js";
-import { agent, etc, places, read, server, shutDown, version, write } from "./host.js";
+import { agent, etc, places, read, server, shutDown, write } from "./host.js";
 import { decrypt, encrypt, tokenHash } from "./tokens.js";
 
 const authorities = ["server-ca", "client-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca"] as const;
