@@ -111,7 +111,10 @@ export class Lambda {
   release(): void {
     for (const { idle, key } of this.#functions.values()) {
       const kept = spare.get(key) ?? [];
-      kept.push(...idle.filter((container) => container.isClean));
+      for (const container of idle.filter(({ isClean }) => isClean)) {
+        container.detach();
+        kept.push(container);
+      }
       spare.set(key, kept);
       idle.length = 0;
     }
@@ -319,9 +322,7 @@ export class Lambda {
       payload,
       crash: (when, operation) => lost(`${when === "crashBeforeEffect" ? "before" : "after"} ${operation}`),
       isAlive: () => container.isAlive,
-      sawTrouble: () => {
-        container.isClean = false;
-      },
+      sawTrouble: () => container.sawTrouble(),
     };
     return {
       now: () => world.clock.now(),

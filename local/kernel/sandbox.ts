@@ -97,14 +97,16 @@ function loadingHost(name: string): Host {
   };
 }
 
+const mostTroubles = 20;
+
 export class Container {
   #host: Host;
   readonly handler: Handler;
   readonly #timers = new Map<number, Timer>();
   #nextTimer = 1;
   #dead = false;
-  /** False once it holds in memory what a fresh one would not: it must not be lent to another world. */
-  isClean = true;
+  /** Answers that the SDK's clients took as a reason to try again. */
+  #troubles = 0;
 
   constructor(
     readonly name: string,
@@ -139,6 +141,24 @@ export class Container {
     this.#host = host;
   }
 
+  /** Forgets the world it served, which would otherwise be kept in memory as long as the container is. */
+  detach(): void {
+    this.freeze();
+    this.#host = loadingHost(this.name);
+  }
+
+  /**
+   * Whether it may be lent to another world: not once it holds in memory what would make it act otherwise than a fresh one. SDK clients keep a budget of 500
+   * for retries, of which one takes 5 or 10 until it succeeds: a few leave everything as it was.
+   */
+  get isClean(): boolean {
+    return !this.#dead && this.#troubles <= mostTroubles;
+  }
+
+  sawTrouble(): void {
+    this.#troubles++;
+  }
+
   /** Between two requests a container stands still: its timers are gone, as far as anyone can tell. */
   freeze(): void {
     for (const timer of this.#timers.values()) timer.cancel();
@@ -148,7 +168,6 @@ export class Container {
   /** The container is gone; nothing of it goes on. */
   kill(): void {
     this.#dead = true;
-    this.isClean = false;
     this.freeze();
   }
 
