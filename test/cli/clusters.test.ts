@@ -70,7 +70,7 @@ describe("a cluster's life", () => {
     });
     const lines = masked(err).split("\n");
     expect(lines).toContain("Operation create-ha-ID; Ctrl-C stops watching, not the operation");
-    const order = ["lease", "endpoint", "credentials", "plan", "launch", "first server online", "bootstrap decided", "bootstrap", "verify", "ready"];
+    const order = ["lease", "endpoint", "plan", "launch", "credentials", "first server online", "bootstrap decided", "bootstrap", "verify", "ready"];
     const named = lines.flatMap((line) => /^ +TIME {2}([a-z ]+?) {2,}/.exec(line)?.[1] ?? []);
     expect(named.filter((name) => order.includes(name))).toEqual(order);
     expect(lines).toContainEqual(
