@@ -16,7 +16,7 @@ import { type FaultChoice, faultNames, type Scenario, scenarios } from "./simula
 import { type SimulationResult, simulate } from "./simulation.js";
 import { World } from "./world.js";
 
-const help = `Examples
+export const help = `Examples
   npm run simulate -- --seeds 1000            a thousand runs: create and delete, faults drawn from each seed
   npm run simulate -- --seed 4117             one run again, exactly as it was
   npm run simulate -- --seed 4117 --trace calls.jsonl
@@ -31,6 +31,7 @@ Options
                      (default: drawn from the seed, in some runs one kind often, in some all, in some none)
   --jobs N           processes (default 2)
   --trace FILE       every AWS call as a line of JSON, secrets redacted; with --seed
+  --assembly DIR     where the synthesized template is, and is made when it is not (default cdk.out)
   --permissions      also list the permissions that no run used
   --json             the summary as JSON
   --help             this text
@@ -43,6 +44,7 @@ interface Settings {
   readonly faults: FaultChoice | undefined;
   readonly jobs: number;
   readonly trace: string | undefined;
+  readonly assembly: string;
   readonly permissions: boolean;
   readonly json: boolean;
   /** What has to be typed besides the seed to get the same run. */
@@ -71,6 +73,7 @@ export function readSettings(argv: readonly string[]): Settings | "help" {
     faults: values.faults === undefined ? undefined : readFaults(values.faults),
     jobs: Math.min(whole("jobs", values.jobs ?? "2", 1), seeds.length),
     trace: values.trace,
+    assembly: resolve(values.assembly ?? resolve(root, "cdk.out")),
     permissions: values.permissions ?? false,
     json: values.json ?? false,
     replay,
@@ -92,6 +95,7 @@ function parsed(argv: readonly string[]) {
         faults: text,
         jobs: text,
         trace: text,
+        assembly: text,
         permissions: flag,
         json: flag,
         help: flag,
@@ -198,6 +202,8 @@ export interface Summary {
     readonly at: string;
     readonly replay: string;
   }[];
+  /** Of each run's calls and outcome, by seed: the same whenever the same is simulated. Only for a few runs. */
+  readonly hashes?: Readonly<Record<number, string>>;
   readonly unusedPermissions?: readonly string[];
 }
 
@@ -222,6 +228,7 @@ function summarize(results: readonly SimulationResult[], settings: Settings, sec
     violations: results
       .flatMap(({ seed, violation }) => (violation === undefined ? [] : [{ seed, ...violation, replay: replayOf(seed, settings) }]))
       .sort((a, b) => a.seed - b.seed),
+    ...(results.length > 20 ? {} : { hashes: Object.fromEntries(results.map(({ seed, hash }) => [seed, hash])) }),
   };
 }
 
@@ -299,7 +306,7 @@ async function main(argv: readonly string[]): Promise<number> {
     return 0;
   }
   const started = performance.now();
-  const { directory: assembly } = await ensureAssembly(process.env.DROVER_ASSEMBLY ?? resolve(root, "cdk.out"), { validate: false });
+  const { directory: assembly } = await ensureAssembly(settings.assembly, { validate: false });
   const { seeds, scenarios: chosen, faults, jobs, trace } = settings;
   const tasks = seeds.map((seed): Task => ({ seed, assembly, scenarios: chosen, faults }));
   const results: SimulationResult[] = [];
