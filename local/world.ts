@@ -23,16 +23,17 @@ import { Calls } from "./kernel/calls.js";
 import type { RunEnd } from "./kernel/clock.js";
 import { VirtualClock } from "./kernel/clock.js";
 import type { Cloud, Invocation, InvocationOutcome, ServiceFactory } from "./kernel/cloud.js";
-import type { CloudEvent, Faults, Permission, Service } from "./kernel/contract.js";
+import type { CloudEvent, Faults, Permission, Random, Service } from "./kernel/contract.js";
 import type { ApiCaller, ApiRequest, ApiResponse } from "./kernel/http-api.js";
 import { HttpApi, personCredentials } from "./kernel/http-api.js";
 import type { Denial, UnusedPermission } from "./kernel/iam.js";
 import { AccessControl } from "./kernel/iam.js";
 import type { FunctionCounts, LogLine } from "./kernel/lambda.js";
 import { functionCredentials, Lambda } from "./kernel/lambda.js";
-import { SeededRandom } from "./kernel/random.js";
+import { hurried, SeededRandom } from "./kernel/random.js";
 import type { StackSource, Template } from "./kernel/template.js";
 import { loadTemplate, readAssembly } from "./kernel/template.js";
+import type { MachineFetch } from "./nodes/contract.js";
 import { createSimulatedNodes } from "./nodes/simulated.js";
 
 /** Nothing goes wrong. */
@@ -63,15 +64,17 @@ const usualServices: readonly ServiceFactory[] = [
   createElasticLoadBalancingV2,
   createSsm,
   createSfn,
-  (cloud) => {
-    // Nodes reach S3 through the endpoint of the network stack, where the template has one: bucket policies may insist on it.
-    const [endpoint] = [...cloud.template.resources.values()].filter(
-      ({ type, properties }) => type === "AWS::EC2::VPCEndpoint" && String(properties.ServiceName).endsWith(".s3"),
-    );
-    const network: Readonly<Record<string, string>> = endpoint === undefined ? {} : { "aws:SourceVpce": endpoint.ref };
-    return createSimulatedNodes(cloud, { fetch: (url, request) => cloud.service<S3>("s3").fetchPresigned(url, request, network) });
-  },
+  (cloud) => createSimulatedNodes(cloud, { fetch: fetchByNodes(cloud) }),
 ];
+
+/** Nodes reach S3 through the endpoint of the network stack, where the template has one: bucket policies may insist on it. */
+export function fetchByNodes(cloud: Cloud): MachineFetch {
+  const [endpoint] = [...cloud.template.resources.values()].filter(
+    ({ type, properties }) => type === "AWS::EC2::VPCEndpoint" && String(properties.ServiceName).endsWith(".s3"),
+  );
+  const network: Readonly<Record<string, string>> = endpoint === undefined ? {} : { "aws:SourceVpce": endpoint.ref };
+  return (url, request) => cloud.service<S3>("s3").fetchPresigned(url, request, network);
+}
 
 export interface BootOptions {
   /** Folder of the synthesized assembly, or what `readAssembly` made of it. */
@@ -82,6 +85,8 @@ export interface BootOptions {
   readonly account?: string;
   /** Milliseconds since the epoch; a world that goes on from a saved one begins where that one stopped, or here if this is later. */
   readonly startAt?: number;
+  /** So many times shorter are AWS's own delays than the model has them; in a world of real machines they need only be there. */
+  readonly hurry?: number;
   /** Receives every AWS call. */
   readonly trace?: (entry: TraceEntry) => void;
   /** Names of the stacks to deploy; all of the assembly unless given. */
@@ -125,7 +130,7 @@ const assemblies = new Map<string, readonly StackSource[]>();
 
 export class World implements Cloud {
   readonly clock: VirtualClock;
-  readonly random: SeededRandom;
+  readonly random: Random;
   readonly faults: WorldFaults;
   readonly partition = "aws";
   readonly account: string;
@@ -146,7 +151,8 @@ export class World implements Cloud {
   private constructor(options: BootOptions, template: Template) {
     this.#starts = (options.saved?.starts ?? -1) + 1;
     this.clock = new VirtualClock(Math.max(options.saved?.at ?? 0, options.startAt ?? (options.saved === undefined ? defaultStart : 0)));
-    this.random = new SeededRandom(this.#starts === 0 ? String(options.seed) : `${options.seed} start ${this.#starts}`);
+    const random = new SeededRandom(this.#starts === 0 ? String(options.seed) : `${options.seed} start ${this.#starts}`);
+    this.random = options.hurry === undefined ? random : hurried(random, options.hurry);
     this.template = template;
     this.account = template.account;
     this.region = template.region;
@@ -369,7 +375,7 @@ class WorldFaults {
   /** How often each fault struck. */
   readonly struck: Partial<Record<keyof Faults, number>> = {};
   readonly #world: World;
-  readonly #streams = new Map<keyof Faults, SeededRandom>();
+  readonly #streams = new Map<keyof Faults, Random>();
   readonly #planned: { readonly fault: keyof Faults; readonly occasion: string | RegExp; left: number }[] = [];
 
   constructor(world: World, rates: Faults) {
@@ -389,7 +395,7 @@ class WorldFaults {
     if (plan === undefined && rate === 0) return false;
     let stream = this.#streams.get(fault);
     if (stream === undefined) {
-      stream = this.#world.random.fork(`fault ${fault}`) as SeededRandom;
+      stream = this.#world.random.fork(`fault ${fault}`);
       this.#streams.set(fault, stream);
     }
     if (plan === undefined && !stream.chance(rate)) return false;

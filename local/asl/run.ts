@@ -318,7 +318,7 @@ export class Execution implements ExecutionView {
         if (state.hasDefault) return await this.leave(step, state, {}, step.input);
         throw new StateFailure("States.NoChoiceMatched", `No rule of the Choice '${state.name}' matched, and it has no Default.`);
       case "Wait":
-        await this.sleep(step.strand, await this.waitMs(step, state));
+        await this.sleep(step.strand, await this.waitMs(step, state), { idle: true });
         return await this.leave(step, state, {}, step.input);
       case "Fail": {
         const error = await this.text(step, state.error);
@@ -763,13 +763,17 @@ export class Execution implements ExecutionView {
 
   // --- time and history --------------------------------------------------------------------------------------------------------------------------
 
-  private sleep(strand: Strand, milliseconds: number): Promise<void> {
+  private sleep(strand: Strand, milliseconds: number, options: { readonly idle?: boolean } = {}): Promise<void> {
     return new Promise((resolve) => {
       if (!strand.alive) return;
-      const timer = this.host.clock.after(milliseconds, () => {
-        notCut();
-        resolve();
-      });
+      const timer = this.host.clock.after(
+        milliseconds,
+        () => {
+          notCut();
+          resolve();
+        },
+        options,
+      );
       const notCut = strand.whenCut(() => timer.cancel());
     });
   }

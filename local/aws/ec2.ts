@@ -991,7 +991,7 @@ export function createEc2(world: World): Ec2 {
         shutDown(
           record,
           { code: "Client.UserInitiatedShutdown", message: "Client.UserInitiatedShutdown: User initiated shutdown" },
-          8 + random.next() * 27,
+          random.between(8, 35),
         );
       }
       changes.push({ InstanceId: record.id, PreviousState: before, CurrentState: describeInstance(record).State });

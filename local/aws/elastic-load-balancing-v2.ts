@@ -280,7 +280,7 @@ export function createElasticLoadBalancingV2(world: World): ElasticLoadBalancing
     state.loadBalancers.delete(record.arn);
     for (const each of listenersOf((one) => one.loadBalancerArn === record.arn)) state.listeners.delete(each.arn);
     // Its interfaces outlive it, and with them the hold on their security groups.
-    ec2().releaseManagedInterfaces(record.arn, 60 + random.next() * 180);
+    ec2().releaseManagedInterfaces(record.arn, random.between(60, 240));
     return {};
   }
 

@@ -5,12 +5,13 @@
  * come to rest before the next. Nothing waits for real time, except `pace`, which holds events back until the wall clock reaches them.
  */
 import { setImmediate as turn } from "node:timers/promises";
-import type { Clock, Timer } from "./contract.js";
+import type { Clock, Timer, TimerOptions } from "./contract.js";
 
 interface Entry extends Timer {
   readonly at: number;
   readonly order: number;
   readonly daemon: boolean;
+  readonly idle: boolean;
   act: (() => void | Promise<void>) | undefined;
 }
 
@@ -21,6 +22,7 @@ export class VirtualClock implements Clock {
   #now: number;
   #order = 0;
   #waiting = 0;
+  #held = 0;
   readonly #heap: Entry[] = [];
   readonly #checks: (() => void)[] = [];
   #atRest: (() => void)[] = [];
@@ -40,12 +42,13 @@ export class VirtualClock implements Clock {
     return this.#now;
   }
 
-  after(milliseconds: number, act: () => void | Promise<void>, options: { readonly daemon?: boolean } = {}): Timer {
+  after(milliseconds: number, act: () => void | Promise<void>, options: TimerOptions = {}): Timer {
     if (!(milliseconds >= 0)) throw new RangeError(`cannot schedule ${milliseconds} ms from now`);
     const entry: Entry = {
       at: this.#now + milliseconds,
       order: this.#order++,
       daemon: options.daemon === true,
+      idle: options.idle === true,
       act,
       cancel: () => {
         if (entry.act === undefined) return;
@@ -71,9 +74,13 @@ export class VirtualClock implements Clock {
   hold(): () => void {
     let held = true;
     this.#waiting++;
+    this.#held++;
     return () => {
-      if (held) this.#waiting--;
+      if (!held) return;
       held = false;
+      this.#waiting--;
+      this.#held--;
+      this.#wake?.();
     };
   }
 
@@ -172,12 +179,15 @@ export class VirtualClock implements Clock {
   /**
    * Runs in real time until the signal is raised: an event is released when the wall clock, times `speed`, reaches it. What happens outside
    * (a request at the loopback server) sees the time of its arrival.
+   *
+   * With `skipsIdle`, time that merely passes passes at once: the clock goes ahead to an idle timer when nothing else is due before it and nothing
+   * outside is under way. From then on it is ahead of the wall clock.
    */
-  async pace(options: { readonly speed: number; readonly signal: AbortSignal }): Promise<void> {
+  async pace(options: { readonly speed: number; readonly signal: AbortSignal; readonly skipsIdle?: boolean }): Promise<void> {
     if (this.#running) throw new Error("the clock runs already: await the run under way first");
     this.#running = true;
     const startedReal = performance.now();
-    const startedVirtual = this.#now;
+    let startedVirtual = this.#now;
     const virtual = () => startedVirtual + (performance.now() - startedReal) * options.speed;
     this.#wall = virtual;
     try {
@@ -188,6 +198,11 @@ export class VirtualClock implements Clock {
           continue;
         }
         await this.settle();
+        const idleUntil = options.skipsIdle === true ? this.#idleUntil() : undefined;
+        if (idleUntil !== undefined && idleUntil > virtual()) {
+          startedVirtual += idleUntil - virtual();
+          continue;
+        }
         // Time passes also while nothing happens: a request from outside must not see the time of the last event.
         this.#now = Math.max(this.#now, Math.min(virtual(), next ?? Number.POSITIVE_INFINITY));
         const wait = next === undefined ? 50 : Math.min(50, Math.max(0, (next - virtual()) / options.speed));
@@ -197,6 +212,16 @@ export class VirtualClock implements Clock {
       this.#wall = undefined;
       this.#running = false;
     }
+  }
+
+  /** When the next that is due is an idle timer, and nothing outside is under way: its time. */
+  #idleUntil(): number | undefined {
+    if (this.#held > 0) return undefined;
+    let first: Entry | undefined;
+    for (const entry of this.#heap) {
+      if (entry.act !== undefined && !entry.daemon && (first === undefined || before(entry, first))) first = entry;
+    }
+    return first?.idle === true ? first.at : undefined;
   }
 
   /** Waits in real time, or until something is scheduled or the signal is raised. */

@@ -8,8 +8,14 @@
 /** One clock for the whole cloud, in milliseconds since the epoch. Things happen in order of time, then of scheduling. */
 export interface Clock {
   now(): number;
-  /** Runs `act` after `milliseconds`. A daemon timer (a periodic ping, say) does not keep the world awake. */
-  after(milliseconds: number, act: () => void | Promise<void>, options?: { readonly daemon?: boolean }): Timer;
+  /** Runs `act` after `milliseconds`. */
+  after(milliseconds: number, act: () => void | Promise<void>, options?: TimerOptions): Timer;
+}
+export interface TimerOptions {
+  /** It does not keep the world awake: a periodic ping, say. */
+  readonly daemon?: boolean;
+  /** Time that merely passes, by somebody's wish: nobody looks before it is over. */
+  readonly idle?: boolean;
 }
 export interface Timer {
   cancel(): void;
@@ -26,6 +32,8 @@ export interface Random {
   pick<T>(items: readonly T[]): T;
   /** Hexadecimal characters, for ids. */
   hex(length: number): string;
+  /** Seconds, uniform between two bounds, for a delay of AWS that the model has no step for. */
+  between(leastSeconds: number, mostSeconds: number): number;
   /** Seconds drawn for a step of core/latency-model.json: log-normal through its p50 and p95. */
   latency(step: LatencyStep): number;
 }

@@ -116,6 +116,35 @@ describe("the virtual clock", () => {
     await expect(failed.runUntilIdle()).rejects.toThrow("cause");
   });
 
+  it("lets time that merely passes pass at once in a paced world, once nothing else is due before and nothing outside is under way", async () => {
+    const clock = new VirtualClock(0);
+    const stop = new AbortController();
+    const seen: string[] = [];
+    const note = (name: string) => seen.push(`${name} ${Math.floor(clock.now() / 1000)}`);
+    const hour = 3600_000;
+    const release = clock.hold();
+    clock.after(
+      hour,
+      () => {
+        note("waited an hour");
+        // Due before the next wait is over, and not idle: as long as it takes in real time.
+        clock.after(1, () => void note("asked again"));
+        clock.after(2 * hour, () => stop.abort(), { idle: true });
+      },
+      { idle: true },
+    );
+    clock.after(hour / 2, () => void note("pinged"), { daemon: true });
+    clock.after(4 * hour, () => void note("timed out"));
+    clock.after(1, () => {
+      note("held");
+      release();
+    });
+    await clock.pace({ speed: 1, signal: stop.signal, skipsIdle: true });
+    expect(seen).toEqual(["held 0", "pinged 1800", "waited an hour 3600", "asked again 3600"]);
+    expect(clock.now()).toBeGreaterThanOrEqual(3 * hour);
+    expect(clock.now()).toBeLessThan(4 * hour);
+  });
+
   it("refuses a second driver", async () => {
     const clock = new VirtualClock(0);
     clock.after(1, () => {});

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import model from "../../core/latency-model.json" with { type: "json" };
 import type { LatencyStep } from "../../local/kernel/contract.js";
-import { SeededRandom } from "../../local/kernel/random.js";
+import { hurried, SeededRandom } from "../../local/kernel/random.js";
 
 const draws = (random: { next(): number }, count: number) => Array.from({ length: count }, () => random.next());
 
@@ -50,6 +50,16 @@ describe("randomness from a seed", () => {
     expect((drawn[2000] as number) / p50).toBeCloseTo(1, 0);
     expect(Math.abs((drawn[2000] as number) / p50 - 1)).toBeLessThan(0.1);
     expect(Math.abs((drawn[3800] as number) / p95 - 1)).toBeLessThan(0.15);
+  });
+
+  it("hurries AWS's delays alone, in every stream that comes from it", () => {
+    const [usual, fast] = [new SeededRandom("pace").fork("ec2"), hurried(new SeededRandom("pace"), 50).fork("ec2")];
+    expect(fast.latency("pendingToRunning")).toBeCloseTo(usual.latency("pendingToRunning") / 50, 9);
+    const delay = usual.between(60, 240);
+    expect(delay).toBeGreaterThanOrEqual(60);
+    expect(delay).toBeLessThan(240);
+    expect(fast.between(60, 240)).toBeCloseTo(delay / 50, 9);
+    expect([fast.next(), fast.hex(8), fast.chance(0.5)]).toEqual([usual.next(), usual.hex(8), usual.chance(0.5)]);
   });
 
   it("makes ids of the length asked for, and picks among what there is", () => {

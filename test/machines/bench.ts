@@ -3,8 +3,9 @@ import { GetObjectCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3
 import { getSignedUrl } from "@aws-sdk/s3-request-presigner";
 import type { SigningCredentials } from "../../local/aws/presigned.js";
 import { createS3, type S3 } from "../../local/aws/s3.js";
+import { hurried } from "../../local/kernel/random.js";
 import type { DocumentContent, DocumentEnd, Machine } from "../../local/nodes/contract.js";
-import { hurried, type MachineCloud, type MachineDriver, openMachines } from "../../local/nodes/machines/driver.js";
+import { type MachineCloud, type MachineDriver, openMachines } from "../../local/nodes/machines/driver.js";
 import { calls, type TinyWorld, tinyWorld } from "../local-aws/tiny-world.js";
 
 export const region = "eu-central-1";

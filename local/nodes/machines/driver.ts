@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 import { type Ec2, fixtureNetwork } from "../../aws/ec2.js";
 import type { BalancerTraffic, ElasticLoadBalancingV2 } from "../../aws/elastic-load-balancing-v2.js";
 import type { VirtualClock } from "../../kernel/clock.js";
-import type { Random, World } from "../../kernel/contract.js";
+import type { World } from "../../kernel/contract.js";
 import type { Answering, DocumentRun, Machine, MachineFetch, NodeDriver, ObservedCluster, RunningDocument } from "../contract.js";
 import { AgentRun } from "./agent.js";
 import { createAuthority } from "./certificates.js";
@@ -209,19 +209,6 @@ function subnetsOf(world: World, otherwise: (address: string) => string): (addre
     }
     const instance = ec2.living?.().find((each) => each.address === address);
     return (instance === undefined ? undefined : ec2.subnet(instance.subnetId)?.cidr) ?? otherwise(address);
-  };
-}
-
-/** Randomness whose latencies are so many times shorter: machines take their own time, and AWS's part of it is only modelled. */
-export function hurried(random: Random, times: number): Random {
-  return {
-    fork: (name) => hurried(random.fork(name), times),
-    next: () => random.next(),
-    integer: (below) => random.integer(below),
-    chance: (probability) => random.chance(probability),
-    pick: (items) => random.pick(items),
-    hex: (length) => random.hex(length),
-    latency: (step) => random.latency(step) / times,
   };
 }
 
