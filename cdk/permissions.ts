@@ -265,9 +265,9 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
   "open-operation": all(changes(lease, operation, record), reads(launches), asksExecutions),
   "plan-cluster": all(step, changes(launches), looksAtInstances),
   "create-credentials": all(step, changes(record), writes(...tokens), closesSecrets),
-  "create-endpoint": all(step, changes(record), makesSecurityGroups, looks("ec2:DescribeSecurityGroups"), makesEndpoints),
+  "create-endpoint": all(step, changes(record), makesSecurityGroups, looks("ec2:DescribeSecurityGroups"), makesEndpoints, findsEndpoints),
   "launch-nodes": all(step, changes(launches), launchesInstances, terminatesInstances),
-  "await-nodes": all(step, observes, looksAtNodes, reads(command), changes(group)),
+  "await-nodes": all(step, observes, looksAtNodes, looksAtCommands, reads(command), changes(group)),
   "decide-bootstrap": all(step, changes(record), observes, reads(group), countsSnapshots),
   "run-node-command": all(
     step,

@@ -21,7 +21,7 @@ export const groupLimit = 50;
 export const lateGroupLimit = 10;
 /** With more agents than this, admission is what takes long, and it starts as soon as a first small group is ready. */
 const manyAgents = 200;
-const firstGroupSizes: readonly number[] = [10, 20];
+const firstGroupSizes: readonly number[] = [5, 10, 20];
 
 /**
  * Most nodes are enough after this many seconds. Few agents wait until nearly all have come, since the endpoint takes longer anyway and each group of late

@@ -1,6 +1,6 @@
 /**
- * States "Await first server", "Await other servers" and "Gather agents" of create-cluster: which nodes are online, in groups that go through
- * their commands together. Groups are files; the workflow carries their names.
+ * States "Await first server", "Await other servers", "Choose server to join" and "Gather agents" of create-cluster: which nodes can go on, in groups that
+ * go through their commands together. Groups are files; the workflow carries their names.
  */
 import { z } from "zod";
 import { chooseFirstServer } from "../core/bootstrap.js";
@@ -13,10 +13,15 @@ import { type Commands, commands } from "./aws/commands.js";
 import { type Instances, instances } from "./aws/instances.js";
 import { type StateStore, stateStore } from "./aws/state.js";
 import { holdLease, milestone, observe, readRecord, type StepInput, stepInput } from "./cluster.js";
-import type { CommandFile } from "./command-file.js";
+import { type CommandFile, commandKey, succeededSoFar } from "./command-file.js";
 import { lambda, type Task } from "./lambda.js";
 
-const input = stepInput.extend({ want: z.enum(["first-server", "other-servers", "agents"]), pass: z.number().int().min(1) });
+const input = stepInput.extend({
+  want: z.enum(["first-server", "other-servers", "joining-server", "agents"]),
+  pass: z.number().int().min(1),
+  /** Of a joining server: how many there were before it in this pass, plus one. */
+  turn: z.number().int().min(1).optional(),
+});
 type Input = z.output<typeof input>;
 
 interface Clients {
@@ -36,6 +41,8 @@ export const awaitNodes: Task<Input, Clients, { readonly groups: readonly string
       return awaitFirstServer(step, clients, record, alive, moment);
     case "other-servers":
       return awaitOtherServers(step, clients, record, alive, moment);
+    case "joining-server":
+      return chooseJoiningServer(step, clients, alive);
     case "agents":
       return gatherAgents(step, clients, alive, moment);
   }
@@ -70,19 +77,33 @@ async function awaitOtherServers(step: Input, clients: Clients, record: ClusterR
     throw new NotYet(`${others.length - online.size} server(s) of ${step.cluster} are not online yet`, "Asking again shortly");
   }
   const instanceIds = others.map((server) => server.instanceId);
-  await writeGroup(clients.state, step, { schema: 1, id: "other-servers", role: "server", pool: others[0]?.pool ?? "", instanceIds });
-  const joiners = others.map(
-    (server): NodeGroup => ({
-      schema: 1,
-      id: slotName(server.pool, server.slot),
-      role: "server",
-      pool: server.pool,
-      instanceIds: [server.instanceId],
-    }),
-  );
-  for (const joiner of joiners) await writeGroup(clients.state, step, joiner);
-  return { groups: joiners.map((joiner) => joiner.id) };
+  await writeGroup(clients.state, step, { schema: 1, id: otherServers, role: "server", pool: others[0]?.pool ?? "", instanceIds });
+  return { groups: [otherServers] };
 }
+
+/** Whoever is prepared first joins first: nobody waits for a slower one. Each turn's choice is stored, so a step that runs twice chooses the same. */
+async function chooseJoiningServer(step: Input, { state, commands }: Clients, alive: readonly ObservedInstance[]) {
+  const { turn = 1 } = step;
+  const turns = await Promise.all(
+    Array.from({ length: turn }, (_, index) => state.read<NodeGroup>(stateKeys.group(step.cluster, step.operation, turnName(step, index + 1)))),
+  );
+  const chosen = turns[turn - 1]?.value.instanceIds[0];
+  const before = new Set(turns.slice(0, -1).flatMap((each) => each?.value.instanceIds ?? []));
+  const file = await state.read<CommandFile>(commandKey(step, "prepare-node", otherServers, step.pass));
+  const prepared = new Set(file === undefined ? [] : await succeededSoFar(file.value, commands));
+  const next = alive
+    .filter(({ instanceId }) => (chosen === undefined ? prepared.has(instanceId) && !before.has(instanceId) : instanceId === chosen))
+    .sort((a, b) => a.slot - b.slot)[0];
+  if (next === undefined && chosen !== undefined) throw new NodeLost(`${chosen} of ${step.cluster} is gone`, "Replacing it in another pass");
+  if (next === undefined) throw new NotYet(`No other server of ${step.cluster} is prepared yet`, "Asking again shortly");
+  const group: NodeGroup = { schema: 1, id: slotName(next.pool, next.slot), role: "server", pool: next.pool, instanceIds: [next.instanceId] };
+  await writeGroup(state, step, group);
+  await writeGroup(state, step, { ...group, id: turnName(step, turn) });
+  return { groups: [group.id] };
+}
+
+const otherServers = "other-servers";
+const turnName = ({ pass }: Input, turn: number) => `joiner-${turn}-p${pass}`;
 
 async function gatherAgents(step: Input, clients: Clients, alive: readonly ObservedInstance[], moment: Now) {
   const started = step.pass === 1 ? new Set<string>() : await startedAgents(clients.state, step);

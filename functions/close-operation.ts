@@ -6,12 +6,12 @@
 import { z } from "zod";
 import { stateKeys } from "../core/layout.js";
 import { stillHolds } from "../core/lease.js";
-import type { ClusterRecord, Lease, OperationRecord } from "../core/records.js";
+import type { Lease, OperationRecord } from "../core/records.js";
 import { type Announcer, announcer } from "./aws/events.js";
 import { type Inventory, inventory } from "./aws/inventory.js";
 import { type StateStore, stateStore } from "./aws/state.js";
-import { milestone, stepInput, updateRecord } from "./cluster.js";
-import { recordFailure } from "./failed-operation.js";
+import { finish, recordFailure, recordSuccess } from "./closed-operation.js";
+import { stepInput } from "./cluster.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
 
 const failure = z.object({ error: z.string(), cause: z.string().default(""), state: z.string().default("") });
@@ -37,31 +37,15 @@ export const closeOperation: Task<Input, Clients, { readonly closed: true }> = a
   if (operation !== undefined) {
     if (step.outcome === "failed") {
       await recordFailure({ operation, failure: step.failure, isHeld, now: moment.now }, clients);
-    } else if (isHeld) await recordSuccess(step, operation, clients, moment);
+    } else if (isHeld) await recordOutcome(operation, clients, moment);
   }
   if (lease !== undefined && isHeld) await clients.state.removeVersion(leaseKey, lease.etag);
   return { closed: true };
 };
 
-async function recordSuccess(step: Input, operation: OperationRecord, clients: Clients, moment: Moment): Promise<void> {
+async function recordOutcome(operation: OperationRecord, clients: Clients, moment: Moment): Promise<void> {
+  if (operation.kind === "create") return recordSuccess(operation, clients, moment);
   const { cluster, uid, id } = operation;
-  if (operation.kind === "create") {
-    const record = await updateRecord(clients.state, cluster, (current) => readyRecord(current, moment.now));
-    await milestone(clients.state, step, "ready", `${record.endpoint?.dnsName ?? ""} answers`, moment.now);
-    await finish(operation, clients.state, moment.now);
-    const { servers, agentPools } = record.wanted.spec;
-    await clients.announcer.announce("Cluster Ready", {
-      operation: id,
-      cluster,
-      uid,
-      version: record.resolved.version,
-      endpoint: record.endpoint?.dnsName ?? "",
-      servers: servers.count,
-      agents: agentPools.reduce((sum, pool) => sum + pool.count, 0),
-      at: moment.now,
-    });
-    return;
-  }
   const outcome = operation.outcome as { readonly left?: readonly { kind: string; id: string }[]; readonly dollarsPerMonth?: number } | undefined;
   await finish(operation, clients.state, moment.now);
   await clients.announcer.announce("Cluster Deleted", {
@@ -73,30 +57,6 @@ async function recordSuccess(step: Input, operation: OperationRecord, clients: C
     at: moment.now,
   });
   await forget(cluster, uid, clients);
-}
-
-function readyRecord(record: ClusterRecord, now: string): ClusterRecord {
-  const condition = (type: ClusterRecord["conditions"][number]["type"], message: string) =>
-    ({ type, status: "True", reason: "Verified", message, at: now }) as const;
-  const { servers, agentPools } = record.wanted.spec;
-  const agents = agentPools.reduce((sum, pool) => sum + pool.count, 0);
-  const { operation: _, ...rest } = record;
-  return {
-    ...rest,
-    phase: "ready",
-    readyAt: record.readyAt ?? now,
-    conditions: [
-      condition("ControlPlane", `${servers.count} of ${servers.count} servers vote`),
-      condition("Agents", `${agents} of ${agents} agents are Ready`),
-      condition("Endpoint", `${record.endpoint?.dnsName ?? ""} answers`),
-    ],
-  };
-}
-
-async function finish(operation: OperationRecord, state: StateStore, now: string): Promise<void> {
-  await state.update<OperationRecord>(stateKeys.operation(operation.cluster, operation.id), (current) =>
-    current === undefined || current.status === "succeeded" ? undefined : { ...current, status: "succeeded", endedAt: now },
-  );
 }
 
 /**

@@ -57,7 +57,13 @@ export function endpointOf(record: ClusterRecord): EndpointRecord {
 }
 
 /** Notes a milestone for progress displays. A milestone said twice stays once. */
-export async function milestone(state: StateStore, input: StepInput, name: string, detail: string, now: string): Promise<void> {
+export async function milestone(
+  state: StateStore,
+  input: Pick<StepInput, "cluster" | "operation">,
+  name: string,
+  detail: string,
+  now: string,
+): Promise<void> {
   await state.update<OperationRecord>(stateKeys.operation(input.cluster, input.operation), (operation) => {
     if (operation === undefined || operation.steps.some((step) => step.name === name && step.detail === detail)) return undefined;
     return { ...operation, steps: [...operation.steps, { name, at: now, detail }] };

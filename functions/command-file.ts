@@ -28,6 +28,8 @@ export interface CommandFile {
   readonly document: string;
   readonly comment: string;
   readonly instanceIds: readonly string[];
+  /** Members of the group for whom an earlier number of the same command was enough: it is not sent to them again. */
+  readonly done?: readonly string[];
   /** Members of the group that were gone before the command was sent. */
   readonly lost: readonly string[];
   readonly at: string;
@@ -102,6 +104,14 @@ export async function settle(file: CommandFile, taskToken: string, clients: Sett
   return true;
 }
 
+/** For whom of the group the command has ended well by now, though others may still be at it. */
+export async function succeededSoFar(file: CommandFile, commands: Pick<Commands, "invocations">): Promise<readonly string[]> {
+  if (file.outcome !== undefined) return file.outcome.succeeded;
+  const invocations = file.commandId === undefined ? [] : await commands.invocations(file.commandId);
+  const over = invocations.filter((invocation) => invocation.over && readResult(file.command, invocation).ok);
+  return [...(file.done ?? []), ...over.map(({ instanceId }) => instanceId)];
+}
+
 /** Agents that could not be prepared or started in a pass, with what their nodes said: stored as the group `set-aside-p<pass>`. */
 interface SetAside {
   readonly schema: 1;
@@ -152,7 +162,7 @@ async function goneAmong(ids: readonly string[], instances: Instances): Promise<
 }
 
 function readOutcome(file: CommandFile, invocations: readonly Invocation[], gone: readonly string[]): CommandOutcome {
-  const succeeded: string[] = [];
+  const succeeded: string[] = [...(file.done ?? [])];
   const failed: { instanceId: string; failure: NodeFailure }[] = [];
   let result: Readonly<Record<string, unknown>> | undefined;
   for (const instanceId of file.instanceIds.filter((id) => !gone.includes(id))) {

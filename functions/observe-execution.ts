@@ -13,7 +13,7 @@ import { announcer } from "./aws/events.js";
 import { inventory } from "./aws/inventory.js";
 import { stateStore } from "./aws/state.js";
 import { type Workflows, workflows } from "./aws/workflows.js";
-import { type FailureClients, recordFailure } from "./failed-operation.js";
+import { type FailureClients, recordFailure, recordSuccess } from "./closed-operation.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
 
 const input = z.union([
@@ -35,15 +35,19 @@ export const observeExecution: Task<z.output<typeof input>, Clients, { readonly 
 /** Every operation that its cluster's record says is under way. One that cannot be closed does not keep the others open. */
 async function closeAll(clients: Clients, moment: Moment): Promise<number> {
   const { state } = clients;
-  const keys = (await state.list(stateKeys.allClusters)).filter((key) => key.endsWith("/record.json"));
+  const keys = await state.list(stateKeys.allClusters);
   let closed = 0;
   let failure: { readonly error: unknown } | undefined;
-  for (const key of keys) {
+  for (const key of keys.filter((each) => each.endsWith("/record.json"))) {
     try {
       const record = (await state.read<ClusterRecord>(key))?.value;
-      if (record?.operation === undefined) continue;
-      const operation = (await state.read<OperationRecord>(stateKeys.operation(record.name, record.operation)))?.value;
-      const isLeased = (await state.read<Lease>(stateKeys.lease(record.name)))?.value.holder === operation?.execution;
+      if (record === undefined) continue;
+      const lease = keys.includes(stateKeys.lease(record.name)) ? (await state.read<Lease>(stateKeys.lease(record.name)))?.value : undefined;
+      // A record that says ready names no operation any more, though the one that wrote it may have died before it gave its lease back.
+      const id = record.operation ?? lease?.operation;
+      if (id === undefined) continue;
+      const operation = (await state.read<OperationRecord>(stateKeys.operation(record.name, id)))?.value;
+      const isLeased = lease !== undefined && lease.holder === operation?.execution;
       if (operation === undefined || !(isOpen(operation) || isLeased)) continue;
       if ((await close(operation.execution, clients, moment)) === "closed") closed++;
     } catch (error) {
@@ -72,12 +76,20 @@ async function close(executionArn: string, clients: Clients, moment: Moment): Pr
   const isToRecord = operation !== undefined && isOpen(operation.value);
   if (!isToRecord && !isHeld) return "nothing to do";
   if (mayStillAct(endedAt, moment.now)) return "too early";
-  if (isToRecord) {
+  if (isToRecord && isHeld && (await wasReady(operation.value, clients))) {
+    await recordSuccess(operation.value, clients, moment);
+  } else if (isToRecord) {
     const failure = { error: error ?? status, cause: cause ?? `the execution ended as ${status}`, state: "" };
     await recordFailure({ operation: operation.value, failure, isHeld, now: moment.now }, clients);
   }
   if (lease !== undefined && isHeld) await clients.state.removeVersion(key, lease.etag);
   return "closed";
+}
+
+/** Whether the execution was on its last step and had said so: what it was asked for is done, and an end that came later does not undo it. */
+async function wasReady({ kind, cluster, uid }: OperationRecord, { state }: Clients): Promise<boolean> {
+  const record = (await state.read<ClusterRecord>(stateKeys.record(cluster)))?.value;
+  return kind === "create" && record?.uid === uid && record.phase === "ready";
 }
 
 export const handler = lambda(

@@ -71,7 +71,13 @@ async function open(
 ): Promise<CommandFile> {
   const record = await readRecord(clients.state, step.cluster);
   const group = await groupOf(step, record, clients, moment);
-  const { usable, lost } = await reachable(step, group.instanceIds, clients, moment);
+  // Whoever is done may be busy with the next command already. What one node runs is asked to know more, not because it failed.
+  const succeeded = nodeCommands[step.command].mode === "group" ? (earlier?.outcome?.succeeded ?? []) : [];
+  const missing = group.instanceIds.filter((id) => !succeeded.includes(id));
+  const first = await reachable(step, missing, clients, moment);
+  // When nobody else is left, the command goes to them once more: it ends well, and says who was lost.
+  const done = first.usable.length === 0 ? [] : succeeded;
+  const { usable, lost } = first.usable.length === 0 && succeeded.length > 0 ? await reachable(step, group.instanceIds, clients, moment) : first;
   if (usable.length === 0) throw new NodeLost(`${step.command}: the machine of ${lost.join(", ")} is gone`, "Replacing it in another pass");
   const number = (earlier?.number ?? 0) + 1;
   const { execution, cluster, operation, step: state } = step;
@@ -86,6 +92,7 @@ async function open(
     document: clients.documents[step.command],
     comment: commandComment(key, number, execution),
     instanceIds: usable,
+    ...(done.length === 0 ? {} : { done }),
     lost,
     at: moment.now,
   };

@@ -270,14 +270,17 @@ function write(summary: Summary): void {
   console.log(`violations: ${violations.length}`);
 }
 
-/** One line on stderr, rewritten on a terminal, a few in all elsewhere. */
+/** One line on stderr, rewritten on a terminal, a few in all elsewhere; and at once what was broken, so that nobody has to wait for the end. */
 function progress(total: number): (result: SimulationResult) => void {
   const started = performance.now();
   let runs = 0;
   let bad = 0;
-  return ({ violation }) => {
+  return ({ seed, violation }) => {
     runs++;
-    if (violation !== undefined) bad++;
+    if (violation !== undefined) {
+      bad++;
+      process.stderr.write(`${process.stderr.isTTY ? "\r" : ""}seed ${seed} broke ${violation.rule}: ${violation.message.split("\n")[0]}\n`);
+    }
     const seconds = (performance.now() - started) / 1000;
     const left = Math.round((seconds / runs) * (total - runs));
     const line = `${runs} of ${total} runs, ${bad} violations, ${Math.round(seconds)} s, about ${left} s left`;

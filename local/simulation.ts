@@ -7,7 +7,9 @@
  */
 import { createHash } from "node:crypto";
 import type { Accepted, ApiError } from "../core/api.js";
+import { tags } from "../core/layout.js";
 import type { OperationKind } from "../core/records.js";
+import type { Ec2 } from "./aws/ec2.js";
 import type { S3 } from "./aws/s3.js";
 import type { Sfn } from "./aws/sfn.js";
 import { seedRelease } from "./aws/stand-in-release.js";
@@ -199,6 +201,7 @@ class Run {
       this.#later(meanwhile.secondCreateAfter, () => this.#interfere(plan, "create", "POST", "/clusters", { file: clusterFile(plan) })),
       this.#later(meanwhile.busyDeleteAfter, () => this.#interfere(plan, "delete", "DELETE", `/clusters/${plan.name}`, { confirm: plan.name })),
       this.#later(meanwhile.abortAfter, async () => this.#abort(operation)),
+      this.#later(meanwhile.loseAfter, async () => this.#lose(plan, operation)),
     ]);
     await this.#sleep(afterglowMs);
     const ended = this.laws.seen.operations.get(operation);
@@ -220,6 +223,7 @@ class Run {
         );
       }
       this.#restarts++;
+      this.laws.checked[7]++;
       const accepted = await this.#ask("POST", "/clusters", { requestId: this.#requestId(), file: clusterFile(plan) }, true);
       await this.#ended(plan.name, (accepted as Accepted).operation, "create");
       await this.#sleep(afterglowMs);
@@ -299,6 +303,17 @@ class Run {
       // Throttled: the operator shrugs.
       if (!(error instanceof Error && error.name === "ThrottlingException")) throw error;
     }
+  }
+
+  /**
+   * A machine of the cluster dies, a server or an agent, whatever it is doing just then. Not once the cluster was found complete: what dies afterwards is a
+   * node of a ready cluster, though its create may still wait for the endpoint.
+   */
+  #lose(plan: ClusterPlan, operation: string): void {
+    if (this.laws.seen.operations.get(operation)?.steps.some(({ name }) => name === "verify") !== false) return;
+    const ec2 = this.world.service<Ec2>("ec2");
+    const candidates = ec2.living().filter(({ tags: own, life }) => own[tags.cluster] === plan.name && life === "running");
+    if (candidates.length > 0) ec2.lose(this.world.random.fork(`loss in ${plan.name}`).pick(candidates).id, "Host hardware failed");
   }
 
   /** Reads what people read; nothing of it may hold a secret. */

@@ -67,21 +67,28 @@ export interface LoadBalancers {
 export const deregistrationDelaySeconds = 30;
 
 export function loadBalancers(elb: ElasticLoadBalancingV2Client = new ElasticLoadBalancingV2Client({})): LoadBalancers {
+  const balancersNamed = (name: string) =>
+    ignoring("LoadBalancerNotFoundException", () => elb.send(new DescribeLoadBalancersCommand({ Names: [name] })));
+  const targetGroupsNamed = (name: string) =>
+    ignoring("TargetGroupNotFoundException", () => elb.send(new DescribeTargetGroupsCommand({ Names: [name] })));
   return {
     async createLoadBalancer(order) {
-      // Create is idempotent for the same name and settings (Elastic Load Balancing API reference, CreateLoadBalancer).
-      const answer = await elb.send(
-        new CreateLoadBalancerCommand({
-          Name: order.name,
-          Type: "network",
-          IpAddressType: "ipv4",
-          Scheme: order.scheme,
-          Subnets: [...order.subnetIds],
-          SecurityGroups: [order.securityGroupId],
-          Tags: [...order.marks],
-        }),
+      // Create is idempotent for the same name and settings, tags among them (Elastic Load Balancing API reference, CreateLoadBalancer). Those of an
+      // earlier operation name that operation; the name holds the cluster's uid, so what has it is this cluster's.
+      const made = await ignoring("DuplicateLoadBalancerNameException", () =>
+        elb.send(
+          new CreateLoadBalancerCommand({
+            Name: order.name,
+            Type: "network",
+            IpAddressType: "ipv4",
+            Scheme: order.scheme,
+            Subnets: [...order.subnetIds],
+            SecurityGroups: [order.securityGroupId],
+            Tags: [...order.marks],
+          }),
+        ),
       );
-      const [created] = answer.LoadBalancers ?? [];
+      const [created] = (made ?? (await balancersNamed(order.name)))?.LoadBalancers ?? [];
       const arn = created?.LoadBalancerArn ?? "";
       await elb.send(
         new ModifyLoadBalancerAttributesCommand({
@@ -92,25 +99,27 @@ export function loadBalancers(elb: ElasticLoadBalancingV2Client = new ElasticLoa
       return { arn, dnsName: created?.DNSName ?? "" };
     },
     async createTargetGroup(order) {
-      const answer = await elb.send(
-        new CreateTargetGroupCommand({
-          Name: order.name,
-          Protocol: "TCP",
-          Port: order.port,
-          VpcId: order.vpcId,
-          TargetType: "instance",
-          HealthCheckProtocol: "HTTPS",
-          HealthCheckPath: order.healthPath,
-          HealthCheckPort: "traffic-port",
-          HealthCheckIntervalSeconds: 5,
-          HealthCheckTimeoutSeconds: 4,
-          HealthyThresholdCount: 2,
-          UnhealthyThresholdCount: 2,
-          Matcher: { HttpCode: order.healthCodes },
-          Tags: [...order.marks],
-        }),
+      const made = await ignoring("DuplicateTargetGroupNameException", () =>
+        elb.send(
+          new CreateTargetGroupCommand({
+            Name: order.name,
+            Protocol: "TCP",
+            Port: order.port,
+            VpcId: order.vpcId,
+            TargetType: "instance",
+            HealthCheckProtocol: "HTTPS",
+            HealthCheckPath: order.healthPath,
+            HealthCheckPort: "traffic-port",
+            HealthCheckIntervalSeconds: 5,
+            HealthCheckTimeoutSeconds: 4,
+            HealthyThresholdCount: 2,
+            UnhealthyThresholdCount: 2,
+            Matcher: { HttpCode: order.healthCodes },
+            Tags: [...order.marks],
+          }),
+        ),
       );
-      const arn = answer.TargetGroups?.[0]?.TargetGroupArn ?? "";
+      const arn = (made ?? (await targetGroupsNamed(order.name)))?.TargetGroups?.[0]?.TargetGroupArn ?? "";
       await elb.send(
         new ModifyTargetGroupAttributesCommand({
           TargetGroupArn: arn,
@@ -156,14 +165,8 @@ export function loadBalancers(elb: ElasticLoadBalancingV2Client = new ElasticLoa
       }));
     },
     async find(names) {
-      const balancers = await ignoring("LoadBalancerNotFoundException", () =>
-        elb.send(new DescribeLoadBalancersCommand({ Names: [names.loadBalancer] })),
-      );
-      const groups = await Promise.all(
-        names.targetGroups.map((name) =>
-          ignoring("TargetGroupNotFoundException", () => elb.send(new DescribeTargetGroupsCommand({ Names: [name] }))),
-        ),
-      );
+      const balancers = await balancersNamed(names.loadBalancer);
+      const groups = await Promise.all(names.targetGroups.map(targetGroupsNamed));
       return {
         loadBalancers: (balancers?.LoadBalancers ?? []).map((found) => ({ name: found.LoadBalancerName ?? "", arn: found.LoadBalancerArn ?? "" })),
         targetGroups: groups

@@ -27,6 +27,8 @@ export interface ClusterPlan {
     readonly busyDeleteAfter?: number;
     /** An operator stops the execution. */
     readonly abortAfter?: number;
+    /** A machine dies, whatever it is doing. */
+    readonly loseAfter?: number;
     /** The same while it is deleted, seconds after the delete was accepted. */
     readonly abortDeleteAfter?: number;
   };
@@ -112,6 +114,7 @@ function drawMeanwhile(random: Random): ClusterPlan["meanwhile"] {
     ...maybe("secondCreateAfter", 0.1, 200),
     ...maybe("busyDeleteAfter", 0.1, 60),
     ...maybe("abortAfter", 0.12, 330),
+    ...maybe("loseAfter", 0.12, 330),
     ...maybe("abortDeleteAfter", 0.08, 120),
   };
 }

@@ -55,7 +55,7 @@ describe("gathering nodes into groups", () => {
   });
 
   it("lets the late ones of many agents wait in full groups, since each group costs transitions and admission takes minutes anyway", () => {
-    expect(sizes(gather(agents(201), ids(agents(201).slice(0, 181)), 45))).toEqual([10, 20, 50, 50, 50, 1, 20]);
+    expect(sizes(gather(agents(201), ids(agents(201).slice(0, 181)), 45))).toEqual([5, 10, 20, 50, 50, 46, 20]);
     expect(sizes(gather(agents(200), ids(agents(200).slice(0, 180)), 60))).toEqual([50, 50, 50, 30, 10, 10]);
   });
 
@@ -71,7 +71,7 @@ describe("gathering nodes into groups", () => {
 
   it("starts with small groups when there are many agents, so that admission starts early", () => {
     const wanted = [...agents(201), ...agents(100, "gpu")];
-    expect(sizes(gather(wanted, ids(wanted)))).toEqual([10, 20, 50, 50, 50, 21, 50, 50]);
+    expect(sizes(gather(wanted, ids(wanted)))).toEqual([5, 10, 20, 50, 50, 50, 16, 50, 50]);
   });
 
   it("leaves out what is gone, and says so", () => {

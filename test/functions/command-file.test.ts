@@ -3,8 +3,8 @@ import { stateKeys } from "../../core/layout.js";
 import type { NodeCommandName } from "../../core/node-commands.js";
 import type { ObservedInstance } from "../../core/nodes.js";
 import type { Invocation } from "../../functions/aws/commands.js";
-import type { StateStore } from "../../functions/aws/state.js";
-import { type CommandFile, type SettleClients, settle } from "../../functions/command-file.js";
+import { type CommandFile, type SettleClients, settle, succeededSoFar } from "../../functions/command-file.js";
+import { memory } from "./memory.js";
 
 const step = {
   cluster: "prod",
@@ -13,26 +13,6 @@ const step = {
   step: "Start agents",
 };
 const now = "2026-01-05T02:00:00.000Z";
-
-/** The state bucket as a map: enough for one writer. */
-function memory(entries: Readonly<Record<string, unknown>> = {}): StateStore & { readonly documents: Map<string, unknown> } {
-  const documents = new Map<string, unknown>(Object.entries(entries));
-  return {
-    documents,
-    read: async <T>(key: string) => (documents.has(key) ? { value: structuredClone(documents.get(key)) as T, etag: "1" } : undefined),
-    write: async (key, value) => void documents.set(key, value),
-    create: async (key, value) => !documents.has(key) && documents.set(key, value) !== undefined,
-    replace: async (key, value) => documents.has(key) && documents.set(key, value) !== undefined,
-    update: async <T>(key: string, change: (value: T | undefined) => T | undefined) => {
-      const changed = change(documents.get(key) as T | undefined);
-      if (changed !== undefined) documents.set(key, changed);
-      return changed ?? (documents.get(key) as T | undefined);
-    },
-    remove: async (key) => void documents.delete(key),
-    removeVersion: async (key) => documents.delete(key),
-    list: async (prefix) => [...documents.keys()].filter((key) => key.startsWith(prefix)),
-  };
-}
 
 const machine = (instanceId: string, state: ObservedInstance["state"] = "running"): ObservedInstance => ({
   instanceId,
@@ -171,5 +151,28 @@ describe("verifying a cluster that misses an agent", () => {
     const answer = await settleCheck([machine("i-s1"), machine("i-a1"), machine("i-a2")], [{ instanceId: "i-a2", pool: "workers", failure }]);
     expect(answer).toMatchObject({ error: "NodeCommandFailed" });
     expect(JSON.parse(answer?.value ?? "")).toMatchObject({ node: { instanceId: "i-a2", failure: { code: "DiskFull", log: "df says so" } } });
+  });
+});
+
+describe("asking how far a command has come", () => {
+  const file = command("prepare-node", "other-servers", ["i-s1", "i-s2", "i-s3"]);
+  const commands = (...invocations: readonly Invocation[]) => ({ invocations: async () => invocations });
+  const prepared = (instanceId: string) => ended(instanceId, { ok: true, node: `server-${instanceId}`, changed: true, version: "v1", warnings: [] });
+
+  it("names those for whom it has ended well, while others are at it or have failed", async () => {
+    const running: Invocation = { instanceId: "i-s3", status: "InProgress", over: false, output: "" };
+    expect(await succeededSoFar(file, commands(prepared("i-s1"), failed("i-s2", "DownloadFailed"), running))).toEqual(["i-s1"]);
+  });
+  it("counts those for whom an earlier number was enough", async () => {
+    expect(await succeededSoFar({ ...file, number: 2, instanceIds: ["i-s2"], done: ["i-s1"] }, commands(prepared("i-s2")))).toEqual(["i-s1", "i-s2"]);
+  });
+  it("names nobody before it is sent", async () => {
+    const { commandId: _, ...unsent } = file;
+    expect(await succeededSoFar(unsent, commands(prepared("i-s1")))).toEqual([]);
+  });
+  it("reports those of an earlier number as succeeded when it settles", async () => {
+    const { clients, answers } = bench([prepared("i-s2")], [machine("i-s1"), machine("i-s2")]);
+    await settle({ ...command("prepare-node", "other-servers", ["i-s2"]), number: 2, done: ["i-s1"] }, "t", clients, now);
+    expect(answers).toEqual([{ kind: "success", value: '{"succeeded":2,"failed":0,"lost":0}' }]);
   });
 });

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { lastStepSeconds } from "../../core/lease.js";
 import { answers, completes, executionArn, fails, failsLater, machineArn, readMachine, runAsl, silent } from "../asl/harness.js";
 
 const input = { cluster: "prod", operation: "op-1" };
@@ -10,9 +11,10 @@ const calm = {
   "Find lost nodes": answers({ instances: 1, members: 1 }),
   "Remove lost nodes": completes({}),
   "Create endpoint": answers({ createdAt }),
-  "Plan nodes": answers({ agents: 100 }),
+  "Plan nodes": answers({ servers: 3, agents: 100 }),
   "Decide bootstrap": answers({ mode: "bootstrap", joinAddress: "" }),
-  "Await other servers": answers({ groups: ["server-2", "server-3"] }),
+  "Await other servers": answers({ groups: ["other-servers"] }),
+  "Choose server to join": ({ number }: { readonly number: number }) => answers({ groups: [`server-${number + 1}`] }),
   "Prepare other servers": completes({}),
   "Prepare first server": completes({}, 39),
   "Start first server": completes({}, 35),
@@ -89,6 +91,32 @@ describe("creating a cluster", () => {
       .map(({ state, atSeconds }) => ({ state, atSeconds }));
     expect(joins.map(({ state }) => state)).toEqual(["Join server", "Register server", "Join server", "Register server"]);
     expect((joins[2]?.atSeconds ?? 0) - (joins[0]?.atSeconds ?? 0)).toBe(14);
+  });
+  it("joins whichever server is prepared first, while others are still at it", async () => {
+    const run = await create({
+      answers: {
+        "Prepare other servers": completes({}, 110),
+        "Choose server to join": ({ payload, number }) =>
+          (payload as { turn: number }).turn === 1 || number > 4 ? answers({ groups: ["server-2"] }) : fails("NotYet"),
+      },
+    });
+    expect(run.status).toBe("SUCCEEDED");
+    const [first] = run.calls.filter(({ state }) => state === "Join server");
+    const preparing = run.calls.find(({ state }) => state === "Prepare other servers");
+    expect((first?.atSeconds ?? 0) - (preparing?.atSeconds ?? 0)).toBeLessThan(110);
+    expect(run.calls.filter(({ state }) => state === "Choose server to join").map(({ payload }) => (payload as { turn: number }).turn)).toEqual([
+      1, 2, 2, 2, 2,
+    ]);
+  });
+  it.each([
+    ["it cannot go on", "Decide bootstrap", fails("Unsafe")],
+    ["nodes were lost in every pass", "Join server", failsLater("NodeLost")],
+  ])("keeps the lease until what other branches began can act no more, when %s", async (_, state, answer) => {
+    const run = await create({ answers: { [state]: answer } });
+    const [recorded] = run.calls.filter((call) => call.state === "Record failure");
+    const last = run.calls.filter((call) => call.state !== "Record failure").at(-1);
+    expect((recorded?.atSeconds ?? 0) - (last?.atSeconds ?? 0)).toBeGreaterThanOrEqual(lastStepSeconds);
+    expect(run.status).toBe("FAILED");
   });
   it("prepares agents while the first server starts", async () => {
     const { calls, children } = await create();

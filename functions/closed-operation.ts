@@ -1,4 +1,4 @@
-/** How a failed operation is recorded: one card, stored, announced, and the cluster marked. Used by the workflow itself and by whoever finds it dead. */
+/** How the end of an operation is recorded: its card or its success, stored, announced, and the cluster marked. Used by the workflow itself and by whoever finds it dead. */
 import { writeFailureCard } from "../core/failure-card.js";
 import { nodeName, stateKeys } from "../core/layout.js";
 import { nodeFailureSchema } from "../core/node-commands.js";
@@ -6,6 +6,8 @@ import type { ClusterRecord, FailureCard, OperationRecord } from "../core/record
 import type { Announcer } from "./aws/events.js";
 import type { Inventory } from "./aws/inventory.js";
 import type { StateStore } from "./aws/state.js";
+import { milestone, updateRecord } from "./cluster.js";
+import type { Moment } from "./lambda.js";
 
 export interface FailureClients {
   readonly state: StateStore;
@@ -53,6 +55,57 @@ export async function recordFailure(
     runbook: (written?.card ?? card).runbook,
     at: now,
   });
+}
+
+/**
+ * A create that has come to its end: the cluster is ready, the operation has succeeded, everybody is told. In this order, so that whoever finds the execution
+ * dead in the middle of it sees that it had come so far.
+ */
+export async function recordSuccess(
+  operation: OperationRecord,
+  { state, announcer }: Pick<FailureClients, "state" | "announcer">,
+  moment: Moment,
+): Promise<void> {
+  const { cluster, uid, id } = operation;
+  const record = await updateRecord(state, cluster, (current) => readyRecord(current, moment.now));
+  const endpoint = record.endpoint?.dnsName ?? "";
+  await milestone(state, { cluster, operation: id }, "ready", `${endpoint} answers`, moment.now);
+  await finish(operation, state, moment.now);
+  const { servers, agentPools } = record.wanted.spec;
+  await announcer.announce("Cluster Ready", {
+    operation: id,
+    cluster,
+    uid,
+    version: record.resolved.version,
+    endpoint,
+    servers: servers.count,
+    agents: agentPools.reduce((sum, pool) => sum + pool.count, 0),
+    at: moment.now,
+  });
+}
+
+function readyRecord(record: ClusterRecord, now: string): ClusterRecord {
+  const condition = (type: ClusterRecord["conditions"][number]["type"], message: string) =>
+    ({ type, status: "True", reason: "Verified", message, at: now }) as const;
+  const { servers, agentPools } = record.wanted.spec;
+  const agents = agentPools.reduce((sum, pool) => sum + pool.count, 0);
+  const { operation: _, ...rest } = record;
+  return {
+    ...rest,
+    phase: "ready",
+    readyAt: record.readyAt ?? now,
+    conditions: [
+      condition("ControlPlane", `${servers.count} of ${servers.count} servers vote`),
+      condition("Agents", `${agents} of ${agents} agents are Ready`),
+      condition("Endpoint", `${record.endpoint?.dnsName ?? ""} answers`),
+    ],
+  };
+}
+
+export async function finish(operation: OperationRecord, state: StateStore, now: string): Promise<void> {
+  await state.update<OperationRecord>(stateKeys.operation(operation.cluster, operation.id), (current) =>
+    current === undefined || current.status === "succeeded" ? undefined : { ...current, status: "succeeded", endedAt: now },
+  );
 }
 
 /** The node that a failed command names in its cause, if it does and if the cause was not cut. */
