@@ -86,6 +86,14 @@ export const nodeCauses: Readonly<Record<NodeFailureCode, Advice>> = {
     likelyCause: "Something on the image already listens on a port of Kubernetes or RKE2.",
     next: "use an image without another Kubernetes, kubelet or container runtime service",
   },
+  SnapshotInvalid: {
+    likelyCause: "The snapshot is not whole: its own checksum does not fit, it is empty, or it is compressed.",
+    next: "choose another snapshot: drover snapshot list CLUSTER",
+  },
+  RestoreFailed: {
+    likelyCause: "RKE2 did not say that it reset the cluster: the token does not open the snapshot, or old data or processes were in its way.",
+    next: "read the log in this card, then start the restore again",
+  },
   CgroupMissing: {
     likelyCause: "The kernel was started without the cgroup controllers that the kubelet needs (pids, memory, cpu).",
     next: "use an image with cgroup v2",

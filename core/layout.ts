@@ -38,6 +38,14 @@ export const stateKeys = {
 
 export type SecretKind = "server-token" | "agent-token" | "kubeconfig";
 
+/** Keys in the snapshot bucket. */
+export const snapshotKeys = {
+  cluster: (uid: string) => `${uid}/`,
+  snapshot: (uid: string, snapshot: string) => `${uid}/${snapshot}/snapshot`,
+  /** Written last: a snapshot without one does not count (law 10). */
+  manifest: (uid: string, snapshot: string) => `${uid}/${snapshot}/manifest.json`,
+} as const;
+
 /** Keys in the artifact store, the same names as in the upstream release. */
 export const artifactKeys = {
   all: "rke2/",

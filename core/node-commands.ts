@@ -14,6 +14,10 @@ const deliveryUrl = z.string().regex(/^https:\/\/[A-Za-z0-9._~:/?&=%+-]{1,3500}$
 const role = z.enum(["server", "agent"]);
 /** `i-0abc...:10.0.0.5`, one for each node of the command: the server through which it joins. */
 const joinList = z.string().regex(/^i-[0-9a-f]{8,17}:(\d{1,3}\.){3}\d{1,3}(,i-[0-9a-f]{8,17}:(\d{1,3}\.){3}\d{1,3}){0,49}$/);
+/** Names one snapshot of a cluster, and one restore; both become parts of file names on a node. */
+const snapshotId = z.string().regex(/^\d{8}T\d{6}Z-[0-9a-f]{8}$/);
+const restoreId = z.string().regex(/^[a-z0-9][a-z0-9-]{0,79}$/);
+const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
 const ipv4 = z.string().regex(/^(\d{1,3}\.){3}\d{1,3}$/);
 
 /**
@@ -40,6 +44,8 @@ export const nodeFailureCodes = [
   "NotReady",
   "UploadFailed",
   "AnotherCommandRuns",
+  "SnapshotInvalid",
+  "RestoreFailed",
   "Internal",
 ] as const;
 export type NodeFailureCode = (typeof nodeFailureCodes)[number];
@@ -52,6 +58,14 @@ export const nodeFailureSchema = z.strictObject({
   log: z.string().max(1000).default(""),
 });
 export type NodeFailure = z.output<typeof nodeFailureSchema>;
+
+/** What a server says of its etcd, at one revision: the same from every member, and from a restored copy. */
+const etcdState = {
+  revision: z.number().int().describe("of the whole store, which only rises"),
+  keys: z.number().int().describe("at that revision"),
+  hash: z.number().int().describe("etcd's own hash of all keys up to that revision since its last compaction (HashKV)"),
+  compactRevision: z.number().int().describe("hashes are comparable only where this is equal"),
+};
 
 const succeeded = { ok: z.literal(true), node: z.string(), changed: z.boolean() };
 
@@ -141,6 +155,98 @@ export const nodeCommands = {
     deadlineSeconds: 300,
     mode: "single",
   },
+  /**
+   * Saves a snapshot of etcd on this server's disk, uncompressed, and holds it to its own SHA-256 trailer. The state is read just before, so the snapshot
+   * holds at least that revision. A snapshot of this id that is there and whole is not taken again.
+   */
+  "save-snapshot": {
+    parameters: z.strictObject({ pool: z.string(), snapshot: snapshotId }),
+    result: z.strictObject({
+      ...succeeded,
+      bytes: z.number().int().min(1),
+      sha256: sha256Hex,
+      /** SHA-256 of each part of `snapshotPartBytes`, where there is more than one: an upload in parts is verified part by part. */
+      parts: z.array(sha256Hex).max(10),
+      ...etcdState,
+      members: z.array(z.string()).max(9).describe("node names of all etcd members"),
+      leader: z.string().describe("node name of etcd's leader; empty when it is not known"),
+      clusterId: z.string().describe("uid of the kube-system namespace"),
+      tokenHash: z
+        .string()
+        .regex(/^[0-9a-f]{12}$/)
+        .describe("first 12 hexadecimal characters of the SHA-256 of the token's password part"),
+      version: z.string(),
+    }),
+    deadlineSeconds: 300,
+    mode: "single",
+  },
+  /**
+   * Sends a saved snapshot by the delivery's upload addresses: `snapshot`, or `part-1`, `part-2`, ... Each can only create what it names. What is there
+   * already (412) counts as sent: the proof afterwards compares sizes and hashes. Removes the local file when all is sent.
+   */
+  "upload-snapshot": {
+    parameters: z.strictObject({ pool: z.string(), snapshot: snapshotId, delivery: deliveryUrl }),
+    result: z.strictObject({ ...succeeded, bytes: z.number().int(), uploads: z.number().int() }),
+    deadlineSeconds: 840,
+    mode: "single",
+  },
+  /**
+   * Stops rke2-server with all that outlives it (etcd and the API server are static pods), so that no member of the old cluster votes or writes any more.
+   * What is on the disk stays as it is.
+   */
+  "stop-server": {
+    parameters: z.strictObject({ pool: z.string() }),
+    result: z.strictObject(succeeded),
+    deadlineSeconds: 400,
+    mode: "group",
+  },
+  /**
+   * Makes this server the one member of the cluster again: from the delivery's snapshot (`mode` snapshot), or from the data on its own disk (`mode`
+   * survivor: quorum is lost, nothing else). Sets the local snapshots aside, takes `server:` away for the reset, judges it by the text in its log, starts
+   * the service, waits until this server is Ready and votes, and puts `server:` back. Done once for a restore id: a second run only waits.
+   * `revision` asks for the state at that revision (0: at the newest).
+   */
+  "restore-snapshot": {
+    parameters: z.strictObject({
+      mode: z.enum(["snapshot", "survivor"]),
+      pool: z.string(),
+      restore: restoreId,
+      delivery: deliveryUrl,
+      endpoint: z.string(),
+      revision: z.string().regex(/^\d{1,18}$/),
+    }),
+    result: z.strictObject({
+      ...succeeded,
+      address: ipv4,
+      caHash: sha256Hex,
+      voter: z.boolean(),
+      members: z.number().int(),
+      ...etcdState,
+      newestRevision: z.number().int(),
+      clusterId: z.string(),
+      nodes: z.array(z.string()).max(20).describe("names of server Nodes that the restored cluster knows"),
+      version: z.string(),
+    }),
+    deadlineSeconds: 2700,
+    mode: "single",
+  },
+  /**
+   * Joins a server whose data belong to the time before a restore: sets its local snapshots aside, removes its etcd data, once for a restore id, and
+   * joins as a new member would.
+   */
+  "rejoin-server": {
+    parameters: z.strictObject({ pool: z.string(), restore: restoreId, delivery: deliveryUrl, joinAddress: ipv4, endpoint: z.string() }),
+    result: z.strictObject({
+      ...succeeded,
+      address: ipv4,
+      caHash: sha256Hex,
+      voter: z.boolean(),
+      members: z.number().int(),
+      version: z.string(),
+    }),
+    deadlineSeconds: 1500,
+    mode: "single",
+  },
   /** Gathers logs and states, secrets redacted, and puts them where the delivery says. */
   "collect-diagnostics": {
     parameters: z.strictObject({ pool: z.string(), delivery: deliveryUrl }),
@@ -153,6 +259,9 @@ export const nodeCommands = {
 export type NodeCommandName = keyof typeof nodeCommands;
 export type NodeCommandParameters<N extends NodeCommandName> = z.output<(typeof nodeCommands)[N]["parameters"]>;
 export type NodeCommandResult<N extends NodeCommandName> = z.output<(typeof nodeCommands)[N]["result"]>;
+
+/** A snapshot above this size is sent in parts of it: under S3's 5 GB for one PUT (Amazon S3 user guide, uploading objects), and 9 parts hold etcd's 8 GiB. */
+export const snapshotPartBytes = 1024 ** 3;
 
 /** Seconds in which an online agent must pick a command up, before SSM calls it undeliverable; 30 is SSM's least. */
 export const deliveryTimeoutSeconds = 60;
@@ -215,4 +324,6 @@ export const nodePaths = {
   podSecurity: "/etc/rancher/rke2/psa.yaml",
   manifests: "/var/lib/rancher/rke2/server/manifests",
   images: "/var/lib/rancher/rke2/agent/images",
+  /** Where save-snapshot puts a snapshot until it is sent, and restore-snapshot the one it restores. */
+  snapshots: "/var/lib/drover/snapshots",
 } as const;

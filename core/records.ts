@@ -5,9 +5,9 @@
  */
 import type { ClusterFile } from "./cluster-file.js";
 
-export type OperationKind = "create" | "delete";
+export type OperationKind = "create" | "delete" | "backup" | "restore" | "drill";
 
-export type ClusterPhase = "creating" | "ready" | "failed" | "deleting";
+export type ClusterPhase = "creating" | "ready" | "failed" | "restoring" | "deleting";
 
 /** Kubernetes' conditions, as the status command shows them. */
 export interface Condition {
@@ -80,6 +80,10 @@ export interface ClusterRecord {
   readonly kubeconfigUpload?: string;
   readonly secrets: Readonly<Record<"server-token" | "agent-token" | "kubeconfig", number>>;
   readonly conditions: readonly Condition[];
+  /** The newest snapshot that was proven (law 10). */
+  readonly newestProven?: { readonly id: string; readonly at: string; readonly revision: number; readonly bytes: number };
+  /** When a snapshot was last restored on a throw-away server, and whether what came back was what its manifest says. */
+  readonly lastDrill?: { readonly at: string; readonly snapshot: string; readonly proven: boolean; readonly detail: string };
   readonly operation?: string;
 }
 
