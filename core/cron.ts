@@ -1,6 +1,7 @@
 /**
  * Cron expressions of five fields: minute, hour, day of month, month, day of week; names of months and days, lists, ranges and steps.
  */
+import { instantOf, localAt } from "./time-zones.js";
 
 interface Field {
   readonly name: string;
@@ -62,4 +63,69 @@ function number(text: string, { least, most, names }: Field): number | undefined
   const named = names.indexOf(text.toLowerCase());
   const value = named >= 0 ? named + least : /^\d{1,2}$/.test(text) ? Number(text) : Number.NaN;
   return value >= least && value <= most ? value : undefined;
+}
+
+/** A schedule in a time zone. Made of a text that `cronFault` finds no fault in. */
+export interface Schedule {
+  readonly timeZone: string;
+  readonly minutes: readonly number[];
+  readonly hours: readonly number[];
+  readonly isDay: (day: Date) => boolean;
+}
+
+/** @throws when the text is no schedule: a cluster file that holds one is not admitted */
+export function readSchedule(text: string, timeZone: string): Schedule {
+  const fault = cronFault(text);
+  if (fault !== undefined) throw new Error(`The schedule "${text}" ${fault}`);
+  const parts = text.trim().split(/\s+/);
+  const [minutes, hours, dates, inMonths, weekdays] = fields.map((field, index) => readField(parts[index] as string, field)) as number[][] as [
+    number[],
+    number[],
+    number[],
+    number[],
+    number[],
+  ];
+  const isDate = (day: Date) => dates.includes(day.getUTCDate());
+  const isWeekday = (day: Date) => weekdays.some((weekday) => weekday % 7 === day.getUTCDay());
+  // Where both are given a day of either comes; where one is *, the other decides (POSIX, crontab).
+  const isAny = parts[2] !== "*" && parts[4] !== "*";
+  const isMatch = (day: Date) => (isAny ? isDate(day) || isWeekday(day) : isDate(day) && isWeekday(day));
+  return { timeZone, minutes, hours, isDay: (day) => inMonths.includes(day.getUTCMonth() + 1) && isMatch(day) };
+}
+
+const dayMs = 86_400_000;
+/** The 29th of February stays away for eight years around 2100, which is no leap year. */
+const horizonDays = 9 * 366;
+
+/**
+ * The newest time of the schedule that is not after an instant, in milliseconds since the epoch. Every local time comes once: one that clocks leap over
+ * comes at the leap, one that they show twice the first time.
+ */
+export function latestTime(schedule: Schedule, atMs: number): number | undefined {
+  return search(schedule, atMs, -1, (timeMs) => timeMs <= atMs);
+}
+
+/** The first time of the schedule after an instant. */
+export function nextTime(schedule: Schedule, atMs: number): number | undefined {
+  return search(schedule, atMs, 1, (timeMs) => timeMs > atMs);
+}
+
+function search(schedule: Schedule, atMs: number, step: 1 | -1, isFound: (timeMs: number) => boolean): number | undefined {
+  const { timeZone, minutes, hours, isDay } = schedule;
+  const inOrder = (values: readonly number[]) => (step === 1 ? values : [...values].reverse());
+  const today = Math.floor(localAt(atMs, timeZone) / dayMs);
+  // A leap may put a time of the day before after this instant, so the day behind is looked at too.
+  for (let day = today - step; Math.abs(day - today) < horizonDays; day += step) {
+    if (!isDay(new Date(day * dayMs))) continue;
+    for (const hour of inOrder(hours)) {
+      for (const minute of inOrder(minutes)) {
+        const localMs = day * dayMs + hour * 3_600_000 + minute * 60_000;
+        // Far from the instant no zone's offset can matter.
+        if (!isFound(localMs + step * dayMs)) continue;
+        const timeMs = instantOf(localMs, timeZone);
+        if (isFound(timeMs)) return timeMs;
+      }
+    }
+  }
+  return undefined;
 }
