@@ -32,6 +32,9 @@ export const stateKeys = {
   /** Encrypted with the secrets key; one object a generation, generation 1 first. */
   secret: (uid: string, kind: SecretKind, generation: number) => `secrets/${uid}/${kind}/${String(generation).padStart(6, "0")}.json`,
   secrets: (uid: string) => `secrets/${uid}/`,
+  /** A snapshot that a restore or a drill reads, perhaps for another cluster: see `SnapshotUse`. Expire in days. */
+  snapshotUse: (uid: string, snapshot: string, operation: string) => `snapshots-in-use/${uid}/${snapshot}/${operation}.json`,
+  snapshotUses: (uid: string) => `snapshots-in-use/${uid}/`,
   /** Which operation answered a request, so that a repeated request is answered the same. Expires in days. */
   request: (requestId: string) => `requests/${requestId}.json`,
 } as const;

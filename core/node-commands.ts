@@ -140,6 +140,7 @@ export const nodeCommands = {
       nodes: z.number().int(),
       notReady: z.array(z.string()).max(20),
       podsPending: z.number().int(),
+      leader: z.string().max(63).optional().describe("node name of etcd's leader, where it is known"),
       version: z.string(),
     }),
     deadlineSeconds: 120,

@@ -6,7 +6,9 @@
  */
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { shortHash } from "./layout.js";
+import { nodeName, serverPool, shortHash } from "./layout.js";
+import type { NodeCommandResult } from "./node-commands.js";
+import type { OperationRecord, ServerMember } from "./records.js";
 
 const at = z.iso.datetime();
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -17,6 +19,16 @@ export const snapshotIdPattern = /^\d{8}T\d{6}Z-[0-9a-f]{8}$/;
 export function snapshotId(uid: string, operation: string, acceptedAt: string): string {
   const time = `${new Date(acceptedAt).toISOString().replace(/[-:]/g, "").slice(0, 15)}Z`;
   return `${time}-${shortHash(`${uid} ${operation}`)}`;
+}
+
+/** A later pass of the same operation takes another snapshot, perhaps on another server: its file must not meet the first one's. */
+export function snapshotIdOfPass(uid: string, operation: Pick<OperationRecord, "id" | "acceptedAt">, pass: number): string {
+  return snapshotId(uid, pass === 1 ? operation.id : `${operation.id} ${pass}`, operation.acceptedAt);
+}
+
+/** When the operation was accepted that took it, ISO 8601: all that an id tells, for a snapshot without a manifest. */
+export function timeInId(id: string): string {
+  return id.replace(/^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z-.*$/, "$1-$2-$3T$4:$5:$6.000Z");
 }
 
 export const manifestSchema = z.strictObject({
@@ -85,6 +97,45 @@ export function proofFault(expected: Pick<Manifest["file"], "bytes" | "sha256" |
     .digest("hex");
   if (found.composite?.parts !== expected.parts.length) return `it has ${found.composite?.parts ?? 1} part(s), expected ${expected.parts.length}`;
   return found.composite.sha256 === composite ? undefined : `the SHA-256 of its parts is ${found.composite.sha256}, expected ${composite}`;
+}
+
+/**
+ * Says that an operation reads a snapshot, perhaps one of another cluster: retention leaves it alone. Stored at `stateKeys.snapshotUse` before the first
+ * read, and removed when the operation has ended well.
+ */
+export interface SnapshotUse {
+  readonly schema: 1;
+  readonly operation: string;
+  readonly cluster: string;
+  readonly at: string;
+}
+
+/** Days in which an operation that failed may be started again and find its snapshot still there. */
+const useHoldsDays = 7;
+
+export function isInUse(use: SnapshotUse, now: string): boolean {
+  return Date.parse(now) - Date.parse(use.at) < useHoldsDays * 86_400_000;
+}
+
+/**
+ * Chooses the server that saves a snapshot: one that votes and did not fail at it before, is Ready, is not etcd's leader, in this order of weight; of equal
+ * ones that of the highest slot. The leader has the most to do, so it is left alone where there is another. Undefined when there is none at all.
+ *
+ * @param living   members whose machine runs
+ * @param check    what a server said of the cluster just now; undefined when none answered
+ * @param failed   instances on which an earlier pass failed
+ */
+export function chooseSnapshotServer(input: {
+  readonly living: readonly ServerMember[];
+  readonly check?: Pick<NodeCommandResult<"check-cluster">, "notReady" | "leader"> | undefined;
+  readonly failed: readonly string[];
+}): ServerMember | undefined {
+  const { check, failed } = input;
+  const weight = ({ instanceId }: ServerMember) => {
+    const name = nodeName(serverPool, instanceId);
+    return (failed.includes(instanceId) ? 4 : 0) + (check?.notReady.includes(name) === true ? 2 : 0) + (check?.leader === name ? 1 : 0);
+  };
+  return [...input.living].sort((a, b) => weight(a) - weight(b) || b.slot - a.slot)[0];
 }
 
 /** RKE2's snapshot ends with 32 bytes, the SHA-256 of all before them, and is otherwise whole pages of 512 bytes or more (etcd source, snapshot save). */
