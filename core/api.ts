@@ -29,6 +29,14 @@ export const deleteRequestSchema = z.strictObject({
   confirm: z.string(),
   /** Delete although the file says `protection.delete: true`. */
   overrideProtection: z.boolean().default(false),
+  /** Take no last snapshot before. */
+  skipSnapshot: z.boolean().default(false),
+  preview: z.boolean().default(false),
+});
+
+export const snapshotRequestSchema = z.strictObject({
+  requestId,
+  /** Answer what would be done; start nothing. */
   preview: z.boolean().default(false),
 });
 
@@ -52,6 +60,11 @@ export const routes = {
   deleteCluster: { method: "DELETE", path: "/clusters/{name}", function: "api" },
   listOperations: { method: "GET", path: "/clusters/{name}/operations", function: "api" },
   readOperation: { method: "GET", path: "/clusters/{name}/operations/{operation}", function: "api" },
+  createSnapshot: { method: "POST", path: "/clusters/{name}/snapshots", function: "api" },
+  listSnapshots: { method: "GET", path: "/clusters/{name}/snapshots", function: "snapshots" },
+  readSnapshot: { method: "GET", path: "/clusters/{name}/snapshots/{snapshot}", function: "snapshots" },
+  proveSnapshot: { method: "POST", path: "/clusters/{name}/snapshots/{snapshot}/prove", function: "snapshots" },
+  previewRetention: { method: "GET", path: "/clusters/{name}/retention", function: "snapshots" },
   readKubeconfig: { method: "GET", path: "/clusters/{name}/kubeconfig", function: "read-kubeconfig" },
   listArtifacts: { method: "GET", path: "/artifacts", function: "artifacts" },
   readArtifacts: { method: "GET", path: "/artifacts/{version}", function: "artifacts" },
@@ -112,6 +125,41 @@ export interface NodeStatus {
   readonly address: string;
   readonly state: string;
   readonly launchedAt: string;
+}
+
+/** One snapshot in a list. One that was never proven has its id and the time in it, and nothing else is known of it. */
+export interface SnapshotSummary {
+  readonly id: string;
+  readonly uid: string;
+  /** False: there is no manifest, so it does not count (law 10). */
+  readonly proven: boolean;
+  readonly takenAt: string;
+  readonly provenAt?: string;
+  readonly requestedBy?: string;
+  readonly version?: string;
+  readonly node?: string;
+  readonly revision?: number;
+  readonly keys?: number;
+  readonly bytes?: number;
+  readonly tokenGeneration?: number;
+}
+
+/** Answer of proveSnapshot: what the bucket holds now, held against the manifest. Changes nothing. */
+export interface SnapshotProof {
+  readonly id: string;
+  readonly proven: boolean;
+  /** Why it is not, as a sentence; empty when it is. */
+  readonly fault: string;
+  readonly at: string;
+}
+
+/** Answer of previewRetention. */
+export interface RetentionPreview {
+  readonly cluster: string;
+  readonly uid: string;
+  readonly timeZone: string;
+  readonly keep: readonly { readonly id: string; readonly reasons: readonly string[] }[];
+  readonly remove: readonly { readonly id: string; readonly reason: string }[];
 }
 
 /** Answer of startUpload. */

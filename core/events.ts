@@ -6,7 +6,7 @@
  * by `operation` or `requestId`.
  */
 import { z } from "zod";
-import { clusterFileLimitBytes, createRequestSchema, deleteRequestSchema } from "./api.js";
+import { clusterFileLimitBytes, createRequestSchema, deleteRequestSchema, snapshotRequestSchema } from "./api.js";
 
 /** The bus's name in every deployment: one deployment per account and Region. */
 export const busName = "drover";
@@ -17,7 +17,7 @@ export const busName = "drover";
  */
 export const eventSources = { request: "drover.request", announcement: "drover" } as const;
 
-const operationKind = z.enum(["create", "delete"]);
+const operationKind = z.enum(["create", "delete", "backup", "restore", "drill"]);
 const at = z.iso.datetime().describe("Instant in UTC, ISO 8601.");
 const cluster = z.string().max(30).describe("Name of the cluster.");
 const uid = z.string().describe("Never re-used: tells this cluster from an earlier one of the same name.");
@@ -41,7 +41,13 @@ export const events = {
       cluster,
       confirm: z.string().describe("The cluster's name again."),
       overrideProtection: deleteRequestSchema.shape.overrideProtection,
+      skipSnapshot: deleteRequestSchema.shape.skipSnapshot,
     }),
+  },
+  "Snapshot Requested": {
+    source: eventSources.request,
+    summary: "Asks for a snapshot of a cluster, now.",
+    detail: z.strictObject({ requestId: snapshotRequestSchema.shape.requestId, cluster }),
   },
   "Operation Accepted": {
     source: eventSources.announcement,
@@ -92,6 +98,33 @@ export const events = {
     source: eventSources.announcement,
     summary: "The cluster is gone; what is left in the account, if anything, is named with its cost.",
     detail: z.object({ operation, cluster, uid, left: z.array(z.string()), dollarsPerMonth: z.number(), at }),
+  },
+  "Snapshot Proven": {
+    source: eventSources.announcement,
+    summary: "A snapshot was taken and counts: size and SHA-256 were read back, and the token that opens it is in the secrets.",
+    detail: z.object({
+      operation,
+      cluster,
+      uid,
+      snapshot: z.string().describe("Id of the snapshot, as in `drover snapshot list`."),
+      takenAt: at,
+      revision: z.number().int().describe("etcd's revision, read just before: the snapshot holds at least this."),
+      bytes: z.number().int(),
+      at,
+    }),
+  },
+  "Snapshot Failed": {
+    source: eventSources.announcement,
+    summary: "An operation could not take its snapshot. Those that were proven before stand.",
+    detail: z.object({
+      operation,
+      cluster,
+      uid,
+      failure: z.string().describe("A failure name with a heading in the runbook."),
+      what: z.string(),
+      newestProven: z.string().optional().describe("Id of the newest snapshot that counts, if there is one."),
+      at,
+    }),
   },
 } as const;
 

@@ -287,6 +287,12 @@ function goOn(kind: OperationKind, somethingIsLeft: boolean): string[] {
       ];
     case "delete":
       return ["drover delete CLUSTER   # goes on where this stopped"];
+    case "backup":
+      return ["drover snapshot create CLUSTER   # takes another", "drover snapshot list CLUSTER   # those that count stand"];
+    case "restore":
+      return ["drover restore CLUSTER   # the same request: goes on where this stopped"];
+    case "drill":
+      return ["drover drill CLUSTER   # again, on a new machine"];
   }
 }
 

@@ -31,6 +31,45 @@ export interface BootstrapDecision {
   readonly done?: { readonly at: string; readonly address: string; readonly caHash: string };
   /** Set when it moves to the history although it had answered: nodes launched up to then may belong to the lost cluster and are replaced. */
   readonly abandonedAt?: string;
+  /** The restore whose first server this is: it starts from a snapshot or from the data on its disk, never from nothing. */
+  readonly restore?: string;
+}
+
+/**
+ * A restore that has begun and is not finished. Asked for again it goes on: nodes do its destructive steps once for its id, and nothing else may make
+ * the cluster meanwhile.
+ */
+export interface RestoreRecord {
+  /** The operation that began it, or that and a pass in which it had to begin anew. */
+  readonly id: string;
+  readonly operation: string;
+  readonly begunAt: string;
+  readonly source: RestoreSource;
+}
+
+/** What a restore makes the cluster of: a proven snapshot, or what a living server has on its disk after the majority was lost. */
+export type RestoreSource =
+  | {
+      readonly kind: "snapshot";
+      /** uid of the cluster that the snapshot is of: another one's when a new cluster is made of it. */
+      readonly uid: string;
+      readonly snapshot: string;
+      readonly versionId: string;
+      readonly sha256: string;
+      readonly bytes: number;
+      readonly takenAt: string;
+      readonly revision: number;
+      readonly keys: number;
+      readonly kubernetesId: string;
+    }
+  | { readonly kind: "survivor" };
+
+/** What was asked for, for operations that take more than the cluster's name. */
+export interface OperationRequest {
+  /** Id of a snapshot, or `survivor`. */
+  readonly snapshot: string;
+  /** The cluster it is of. */
+  readonly from: { readonly name: string; readonly uid: string };
 }
 
 /** Everything about the endpoint that later steps need. */
@@ -84,6 +123,7 @@ export interface ClusterRecord {
   readonly newestProven?: { readonly id: string; readonly at: string; readonly revision: number; readonly bytes: number };
   /** When a snapshot was last restored on a throw-away server, and whether what came back was what its manifest says. */
   readonly lastDrill?: { readonly at: string; readonly snapshot: string; readonly proven: boolean; readonly detail: string };
+  readonly restore?: RestoreRecord;
   readonly operation?: string;
 }
 
@@ -111,6 +151,9 @@ export interface OperationRecord {
   readonly startedAt?: string;
   readonly endedAt?: string;
   readonly execution: string;
+  readonly request?: OperationRequest;
+  /** Of a delete: a last snapshot is taken first. */
+  readonly lastSnapshot?: boolean;
   readonly steps: readonly StepRecord[];
   readonly outcome?: Readonly<Record<string, unknown>>;
   readonly card?: FailureCard;

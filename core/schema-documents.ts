@@ -14,13 +14,18 @@ import {
   createRequestSchema,
   deleteRequestSchema,
   type NodeStatus,
+  type RetentionPreview,
   type RouteName,
   routes,
+  type SnapshotProof,
+  type SnapshotSummary,
+  snapshotRequestSchema,
   type UploadTicket,
 } from "./api.js";
 import { clusterFileSchema } from "./cluster-file.js";
 import type { ClusterRecord, FailureCard, Lease, OperationRecord, StepRecord } from "./records.js";
 import { disableItems, ownedKeys, type Rke2Key, rke2Keys } from "./rke2-keys.js";
+import { manifestSchema } from "./snapshots.js";
 
 /** A JSON Schema, as far as this file reads or changes one. */
 export interface JsonSchema {
@@ -152,7 +157,7 @@ const instant = z.string().describe("Instant in UTC, ISO 8601.");
 
 const clusterSummary: z.ZodType<ClusterSummary> = z.object({
   name: z.string(),
-  phase: z.enum(["creating", "ready", "failed", "deleting"]),
+  phase: z.enum(["creating", "ready", "failed", "restoring", "deleting"]),
   version: z.string(),
   servers: z.int(),
   agents: z.int(),
@@ -180,7 +185,7 @@ const record: z.ZodType<Pick<ClusterRecord, "name" | "uid" | "generation" | "pha
   name: z.string(),
   uid: z.string().describe("Never re-used: tells this cluster from an earlier one of the same name."),
   generation: z.int().describe("Rises by one with every change of the wanted state."),
-  phase: z.enum(["creating", "ready", "failed", "deleting"]),
+  phase: z.enum(["creating", "ready", "failed", "restoring", "deleting"]),
   createdAt: instant,
   conditions: z.array(
     z.object({
@@ -211,7 +216,7 @@ type OperationShown = Pick<OperationRecord, "id" | "kind" | "cluster" | "status"
 };
 const operation: z.ZodType<OperationShown> = z.looseObject({
   id: z.string(),
-  kind: z.enum(["create", "delete"]),
+  kind: z.enum(["create", "delete", "backup", "restore", "drill"]),
   cluster: z.string(),
   status: z.enum(["accepted", "running", "succeeded", "failed"]),
   requestedBy: z.string(),
@@ -235,6 +240,38 @@ const release: z.ZodType<ArtifactRelease> = z.object({
   architecture: z.enum(["amd64", "arm64"]),
   files: z.array(z.object({ file: z.string(), bytes: z.int(), sha256: z.string().exactOptional() })),
   missing: z.record(z.string(), z.array(z.string())).describe("What a cluster with each CNI would miss; empty lists where nothing is missing."),
+});
+
+const snapshot: z.ZodType<SnapshotSummary> = z.object({
+  id: z.string(),
+  uid: z.string().describe("The cluster's uid: snapshots of an earlier cluster of the same name are another's."),
+  proven: z.boolean().describe("False: it has no manifest and does not count. Nothing but its id and the time in it is known."),
+  takenAt: instant,
+  provenAt: instant.exactOptional(),
+  requestedBy: z.string().exactOptional(),
+  version: z.string().exactOptional(),
+  node: z.string().exactOptional(),
+  revision: z.int().exactOptional(),
+  keys: z.int().exactOptional(),
+  bytes: z.int().exactOptional(),
+  tokenGeneration: z.int().exactOptional(),
+});
+
+const proof: z.ZodType<SnapshotProof> = z.object({
+  id: z.string(),
+  proven: z.boolean(),
+  fault: z.string().describe("Why it is not proven, as a sentence; empty when it is."),
+  at: instant,
+});
+
+const retention: z.ZodType<RetentionPreview> = z.object({
+  cluster: z.string(),
+  uid: z.string(),
+  timeZone: z.string(),
+  keep: z.array(z.object({ id: z.string(), reasons: z.array(z.string()).describe("Everything that asks for it.") })),
+  remove: z
+    .array(z.object({ id: z.string(), reason: z.string() }))
+    .describe("What the next snapshot's operation removes if nothing changes until then."),
 });
 
 interface Described {
@@ -289,6 +326,32 @@ const described: Readonly<Record<RouteName, Described>> = {
     answers: { 200: ["The operation.", operation] },
     errors: [403, 404, 500],
   },
+  createSnapshot: {
+    summary: "Takes a snapshot of a cluster and proves it, or says what would be done.",
+    request: snapshotRequestSchema,
+    answers: { 200: ["Preview: nothing was started.", accepted], 202: ["The operation was accepted.", accepted] },
+    errors: [400, 403, 404, 409, 500],
+  },
+  listSnapshots: {
+    summary: "Lists the snapshots of a cluster, also of a deleted one.",
+    answers: { 200: ["Snapshots, the newest first.", z.object({ cluster: z.string(), uid: z.string(), snapshots: z.array(snapshot) })] },
+    errors: [403, 404, 500],
+  },
+  readSnapshot: {
+    summary: "Shows the manifest of a snapshot. It holds no secret.",
+    answers: { 200: ["The manifest.", manifestSchema] },
+    errors: [403, 404, 500],
+  },
+  proveSnapshot: {
+    summary: "Holds what the bucket has of a snapshot now against its manifest. Changes nothing.",
+    answers: { 200: ["Whether it still is what was proven.", proof] },
+    errors: [403, 404, 500],
+  },
+  previewRetention: {
+    summary: "Says which snapshots are kept and why, and which would be removed. Removes nothing.",
+    answers: { 200: ["The decision as of now.", retention] },
+    errors: [403, 404, 500],
+  },
   readKubeconfig: {
     summary: "Gives the administrator's kubeconfig of a cluster.",
     answers: {
@@ -326,6 +389,7 @@ const described: Readonly<Record<RouteName, Described>> = {
 const parameterDescriptions: Readonly<Record<string, string>> = {
   name: "Name of the cluster.",
   operation: "Id of the operation.",
+  snapshot: "Id of the snapshot.",
   version: "RKE2 version; its + is written %2B.",
 };
 
