@@ -2,7 +2,7 @@
  * Law 1: one bootstrap, ever. Who may start without `server:`.
  *
  * A server that starts with neither `server:` nor etcd data on its disk always makes a new cluster (rke2-docs, "High availability"); two of them are a
- * split brain that nothing heals. So the choice is a decision in the cluster's record, written by If-Match before the command is sent: of
+ * split brain that nothing heals. A server that restores a snapshot makes a cluster too. So the choice is a decision in the cluster's record, written by If-Match before the command is sent: of
  * racing writers one wins, and everybody else reads the winner's decision and acts on it.
  */
 import { isAlive, isGone, type ObservedInstance, visibleWithinSeconds } from "./nodes.js";
@@ -28,6 +28,10 @@ export type BootstrapAnswer =
       readonly launchedUntil: string;
       readonly reason: string;
     }
+  /** Write `decision` and `abandoned` to the record by If-Match, without members; then the candidate restores the cluster and nobody else may. */
+  | { readonly kind: "restore"; readonly decision: BootstrapDecision; readonly abandoned: readonly BootstrapDecision[] }
+  /** The server that was to restore the cluster is gone, and what it had made with it: the restore begins anew on another. */
+  | { readonly kind: "beginAnew"; readonly reason: string }
   /** Only a person can go on. */
   | { readonly kind: "stop"; readonly reason: string };
 
@@ -42,6 +46,7 @@ export type BootstrapAnswer =
  * @param candidate id of the instance that asks
  * @param now       ISO 8601
  * @param snapshots snapshots that exist of this cluster (its uid)
+ * @param restores  whether a restore asks: it alone may make the cluster while one is under way, and once for each
  */
 export function decideBootstrap(input: {
   readonly record: ClusterRecord;
@@ -50,6 +55,7 @@ export function decideBootstrap(input: {
   readonly operation: string;
   readonly now: string;
   readonly snapshots: number;
+  readonly restores?: boolean;
 }): BootstrapAnswer {
   const { record, servers, candidate } = input;
   const { name } = record;
@@ -59,6 +65,10 @@ export function decideBootstrap(input: {
     return wait(candidate, `${candidate} is ${asking?.state ?? "not shown by EC2"}, and a server is started only when its instance is running`);
   }
 
+  if (input.restores === true) return decideRestoring(input);
+  if (record.restore !== undefined) {
+    return stop(`${name} is being restored by ${record.restore.operation}: finish that, nothing else may make the cluster`);
+  }
   const decided = record.bootstrap;
   if (decided === undefined) return decideFirst(input, asking);
 
@@ -104,6 +114,42 @@ export function chooseFirstServer(online: readonly ObservedInstance[], record: C
 export function isFresh(node: Pick<ObservedInstance, "launchedAt">, record: Pick<ClusterRecord, "abandonedBootstraps">): boolean {
   const lost = record.abandonedBootstraps.flatMap((decision) => (decision.abandonedAt === undefined ? [] : [Date.parse(decision.abandonedAt)]));
   return lost.every((instant) => Date.parse(node.launchedAt) > instant);
+}
+
+/**
+ * Who restores the cluster. The permission is as single as that of a bootstrap: one instance for a restore's id, decided before it is told.
+ *
+ * The decision that was in force moves to the history as it is: its servers are stopped by then, and a restore keeps the cluster's CA, so that
+ * agents which were started against them are not replaced.
+ */
+function decideRestoring(input: Parameters<typeof decideBootstrap>[0]): BootstrapAnswer {
+  const { record, servers, candidate } = input;
+  const { restore, bootstrap: decided } = record;
+  if (restore === undefined) return stop(`no restore of ${record.name} is under way`);
+  if (decided?.restore !== restore.id) {
+    if (restore.source.kind === "survivor" && !record.members.some((member) => member.instanceId === candidate)) {
+      return stop(`${candidate} was no member of ${record.name}: it holds nothing that the cluster could go on with`);
+    }
+    const abandoned = decided === undefined ? record.abandonedBootstraps : [...record.abandonedBootstraps, decided];
+    const number = Math.max(0, ...abandoned.map((decision) => decision.number)) + 1;
+    const decision: BootstrapDecision = { number, instanceId: candidate, operation: input.operation, at: input.now, restore: restore.id };
+    return { kind: "restore", decision, abandoned };
+  }
+  if (decided.instanceId === candidate) return { kind: "resume", decision: decided };
+  const chosen = servers.find((server) => server.instanceId === decided.instanceId);
+  switch (fateOf(chosen, decided, input.now)) {
+    case "alive":
+      if (decided.done !== undefined) return { kind: "join", address: decided.done.address };
+      return wait(decided.instanceId, `${decided.instanceId} was chosen to restore ${record.name} and has not answered yet`);
+    case "uncertain":
+      return wait(
+        decided.instanceId,
+        `${decided.instanceId} was chosen to restore ${record.name} and is ${chosen?.state ?? "not shown by EC2"}: not certain to be gone yet`,
+      );
+    case "stopped":
+    case "terminated":
+      return { kind: "beginAnew", reason: `${decided.instanceId}, which was chosen to restore ${record.name}, is ${chosen?.state ?? "gone"}` };
+  }
 }
 
 function decideFirst(input: Parameters<typeof decideBootstrap>[0], asking: ObservedInstance): BootstrapAnswer {

@@ -8,8 +8,12 @@ import { agent, answered, at, caHash, chance, decided, instance, member, record 
 const server = (slot: number, facts: Partial<ObservedInstance> = {}) =>
   instance({ instanceId: `i-${slot}`, slot, address: `10.0.0.${slot}`, ...facts });
 const three = [server(1), server(2), server(3)];
-const decide = (facts: Partial<ClusterRecord>, servers: ObservedInstance[], candidate: string, more: { now?: string; snapshots?: number } = {}) =>
-  decideBootstrap({ record: record(facts), servers, candidate, operation: "op-2", now: at(200), snapshots: 0, ...more });
+const decide = (
+  facts: Partial<ClusterRecord>,
+  servers: ObservedInstance[],
+  candidate: string,
+  more: { now?: string; snapshots?: number; restores?: boolean } = {},
+) => decideBootstrap({ record: record(facts), servers, candidate, operation: "op-2", now: at(200), snapshots: 0, ...more });
 
 describe("who may bootstrap a cluster", () => {
   it("lets the first that asks have an untouched cluster", () => {
@@ -319,5 +323,51 @@ describe("law 1: one bootstrap, ever", () => {
       { seed: 41173, numRuns: 500 },
     );
     expect([...outcomes].sort()).toEqual(["bootstrap", "join", "replace", "resume", "stop", "wait"]);
+  });
+});
+
+describe("who may restore a cluster", () => {
+  const restore = (kind: "snapshot" | "survivor" = "snapshot") =>
+    ({ id: "restore-1", operation: "restore-1", begunAt: at(150), source: { kind } }) as ClusterRecord["restore"];
+  const asks = (facts: Partial<ClusterRecord>, candidate: string, servers = three) =>
+    decide({ restore: restore(), phase: "restoring", ...facts }, servers, candidate, { snapshots: 3, restores: true });
+  const old = answered("i-1", "10.0.0.1");
+
+  it("is one server for one restore, whatever was decided before, and keeps that in the history", () => {
+    const bootstrap = { ...old, number: 4 };
+    const decision = { number: 5, instanceId: "i-2", operation: "op-2", at: at(200), restore: "restore-1" };
+    expect(asks({ bootstrap }, "i-2")).toEqual({ kind: "restore", decision, abandoned: [bootstrap] });
+    expect(asks({ bootstrap: decision, abandonedBootstraps: [bootstrap] }, "i-2")).toEqual({ kind: "resume", decision });
+    expect(asks({ bootstrap: decision }, "i-3")).toMatchObject({ kind: "wait", instanceId: "i-2" });
+  });
+  it("is the first server of a cluster that never had one, too", () => {
+    expect(asks({}, "i-1")).toMatchObject({ kind: "restore", decision: { number: 1, restore: "restore-1" }, abandoned: [] });
+  });
+  it("is joined by the others once it has answered", () => {
+    const bootstrap = answered("i-2", "10.0.0.2", { restore: "restore-1" });
+    expect(asks({ bootstrap, members: [member("i-2", 2)] }, "i-3")).toEqual({ kind: "join", address: "10.0.0.2" });
+  });
+  it("begins anew when that server is gone for certain, and not sooner", () => {
+    const bootstrap = decided("i-2", { restore: "restore-1" });
+    expect(asks({ bootstrap }, "i-3", [server(2, { state: "shutting-down" }), server(3)])).toMatchObject({ kind: "wait" });
+    expect(asks({ bootstrap }, "i-3", [server(2, { state: "terminated" }), server(3)])).toMatchObject({ kind: "beginAnew" });
+  });
+  it("is a survivor, where one is to be gone on with", () => {
+    const facts = { restore: restore("survivor"), bootstrap: old, members: [member("i-1", 1), member("i-3", 3)] };
+    expect(asks(facts, "i-3")).toMatchObject({ kind: "restore" });
+    expect(asks(facts, "i-2")).toMatchObject({ kind: "stop", reason: /was no member of prod/ });
+  });
+  it("is nobody where no restore has begun", () => {
+    expect(decide({ bootstrap: old }, three, "i-1", { restores: true })).toEqual({ kind: "stop", reason: "no restore of prod is under way" });
+  });
+  it("keeps everybody else from making the cluster until it is over", () => {
+    for (const facts of [{}, { bootstrap: old }, { bootstrap: decided("i-2", { restore: "restore-1" }) }]) {
+      const answer = decide({ restore: restore(), ...facts }, three, "i-1");
+      expect(answer).toMatchObject({ kind: "stop", reason: /^prod is being restored by restore-1/ });
+    }
+  });
+  it("does not make nodes stale that were started before it: the cluster's CA stays", () => {
+    const bootstrap = decided("i-2", { restore: "restore-1" });
+    expect(isFresh(agent("i-9", 1, { launchedAt: at(1) }), record({ bootstrap, abandonedBootstraps: [old] }))).toBe(true);
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { type ClusterCheck, decideEndpoint, decideReady, type TargetState } from "../../core/cluster-health.js";
-import { answered, caHash, check, member, record } from "./facts.js";
+import { assessQuorum, type ClusterCheck, decideEndpoint, decideReady, type TargetState } from "../../core/cluster-health.js";
+import { answered, at, caHash, check, instance, member, record } from "./facts.js";
 
 const complete = record({ bootstrap: answered("i-1", "10.0.0.1"), members: [member("i-1", 1), member("i-2", 2), member("i-3", 3)] });
 const ready = (facts: Partial<ClusterCheck>, others: ClusterCheck[] = []) => decideReady({ record: complete, check: check(facts), others });
@@ -85,5 +85,52 @@ describe("calling the endpoint healthy", () => {
     });
     expect(decide([...all("healthy").slice(0, 2), target("i-3", "draining")], all("healthy"))).toMatchObject({ kind: "notYet" });
     expect(decide([...all("healthy"), target("i-0", "draining")], all("healthy"))).toEqual({ kind: "ready" });
+  });
+});
+
+describe("what is lost of etcd", () => {
+  const newestProven = { id: "20261122T110000Z-0000000a", at: at(-7200), revision: 10, bytes: 32 };
+  const assess = (states: readonly ("running" | "stopped" | "terminated")[], facts: object = { newestProven }) => {
+    const members = states.map((_, index) => member(`i-${index + 1}`, index + 1));
+    const observed = states.map((state, index) => instance({ instanceId: `i-${index + 1}`, slot: index + 1, state }));
+    return assessQuorum({ record: { name: "prod", members, ...facts }, observed, now: at(0) });
+  };
+  const [up, off, gone] = ["running", "stopped", "terminated"] as const;
+
+  it("is nothing while every member's machine runs", () => {
+    expect(assess([up, up, up])).toMatchObject({ kind: "whole", lost: [], safe: [], command: undefined });
+    expect(assess([])).toBeUndefined();
+  });
+  it("is one member: the cluster works on, and a snapshot comes first", () => {
+    expect(assess([up, gone, up])).toMatchObject({
+      kind: "member lost",
+      lost: ["i-2"],
+      reason: "2 of 3 etcd members' machines run, majority is 2: i-2 does not",
+      safe: ["The cluster works on and keeps its data; no other may fail", expect.any(String), expect.any(String)],
+      loss: "nothing",
+      command: "drover snapshot create prod",
+    });
+    expect(assess([up, gone, up, up, up])?.safe[0]).toContain("1 more may fail");
+  });
+  it("is the majority: a survivor loses least, and nobody may terminate it", () => {
+    const lost = assess([gone, up, gone]);
+    expect(lost).toMatchObject({ kind: "quorum lost", command: "drover restore prod --snapshot survivor" });
+    expect(lost?.safe.join()).toContain("Do not terminate i-2");
+    expect(lost?.safe.join()).toContain(`loses everything since ${at(-7200)} (2 h), snapshot ${newestProven.id}`);
+  });
+  it("is the cluster: the newest proven snapshot, with what is written since", () => {
+    expect(assess([gone, gone, gone])).toMatchObject({
+      kind: "cluster lost",
+      loss: `everything since ${at(-7200)} (2 h), snapshot ${newestProven.id}`,
+      command: "drover restore prod --snapshot latest",
+    });
+    expect(assess([gone], {})).toMatchObject({ kind: "cluster lost", loss: "everything", command: "drover delete prod" });
+  });
+  it("is nothing yet where machines are only stopped: they are started, and no restore is needed", () => {
+    const start = (...ids: string[]) => `aws ec2 start-instances --instance-ids ${ids.join(" ")}`;
+    expect(assess([up, off, up])).toMatchObject({ kind: "member lost", command: start("i-2") });
+    expect(assess([up, off, off])).toMatchObject({ kind: "quorum lost", loss: "nothing", command: start("i-2", "i-3") });
+    expect(assess([off])).toMatchObject({ kind: "cluster lost", loss: "nothing", command: start("i-1") });
+    expect(assess([gone, off, gone])).toMatchObject({ kind: "cluster lost", command: "drover restore prod --snapshot latest" });
   });
 });
