@@ -6,7 +6,7 @@
  * by `operation` or `requestId`.
  */
 import { z } from "zod";
-import { clusterFileLimitBytes, createRequestSchema, deleteRequestSchema, snapshotRequestSchema } from "./api.js";
+import { clusterFileLimitBytes, createRequestSchema, deleteRequestSchema, drillRequestSchema, snapshotRequestSchema } from "./api.js";
 
 /** The bus's name in every deployment: one deployment per account and Region. */
 export const busName = "drover";
@@ -48,6 +48,12 @@ export const events = {
     source: eventSources.request,
     summary: "Asks for a snapshot of a cluster, now.",
     detail: z.strictObject({ requestId: snapshotRequestSchema.shape.requestId, cluster }),
+  },
+  "Drill Requested": {
+    source: eventSources.request,
+    summary:
+      "Asks for a snapshot to be restored on a throw-away server, to prove that it can be. A restore itself is asked for by people alone, not on the bus.",
+    detail: z.strictObject({ requestId: drillRequestSchema.shape.requestId, cluster, snapshot: drillRequestSchema.shape.snapshot }),
   },
   "Operation Accepted": {
     source: eventSources.announcement,
@@ -97,7 +103,16 @@ export const events = {
   "Cluster Deleted": {
     source: eventSources.announcement,
     summary: "The cluster is gone; what is left in the account, if anything, is named with its cost.",
-    detail: z.object({ operation, cluster, uid, left: z.array(z.string()), dollarsPerMonth: z.number(), at }),
+    detail: z.object({
+      operation,
+      cluster,
+      uid,
+      left: z.array(z.string()),
+      dollarsPerMonth: z.number(),
+      lastSnapshot: z.string().optional().describe("Id of the snapshot that was taken before."),
+      snapshotFailure: z.string().optional().describe("Why no last snapshot could be taken, where one was wanted."),
+      at,
+    }),
   },
   "Snapshot Proven": {
     source: eventSources.announcement,
@@ -123,6 +138,35 @@ export const events = {
       failure: z.string().describe("A failure name with a heading in the runbook."),
       what: z.string(),
       newestProven: z.string().optional().describe("Id of the newest snapshot that counts, if there is one."),
+      at,
+    }),
+  },
+  "Cluster Restored": {
+    source: eventSources.announcement,
+    summary: "The cluster is what it was when the snapshot was taken: every server votes, every agent is Ready.",
+    detail: z.object({
+      operation,
+      cluster,
+      uid,
+      snapshot: z.string().describe("Id of the snapshot, or `survivor` where a living server's data were gone on with."),
+      version: z.string(),
+      endpoint: z.string().describe("DNS name of the load balancer."),
+      lostSince: z.string().describe("What was written since this instant is lost; empty after going on with a survivor."),
+      at,
+    }),
+  },
+  "Restore Proven": {
+    source: eventSources.announcement,
+    summary: "A drill restored a snapshot on a throw-away server, and what came back is what its manifest says.",
+    detail: z.object({
+      operation,
+      cluster,
+      uid,
+      snapshot: z.string().describe("Id of the snapshot."),
+      takenAt: at,
+      revision: z.number().int(),
+      keys: z.number().int(),
+      seconds: z.number().describe("From the operation's begin until the snapshot was restored and compared."),
       at,
     }),
   },

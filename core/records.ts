@@ -159,6 +159,13 @@ export interface OperationRecord {
   readonly card?: FailureCard;
 }
 
+/** What an operation's outcome says of the snapshot that it took, or should have taken. */
+export interface SnapshotOutcome {
+  /** Id of the one that was proven. */
+  readonly snapshot?: string;
+  readonly snapshotFailure?: string;
+}
+
 /** One named milestone, as progress shows it. */
 export interface StepRecord {
   readonly name: string;

@@ -30,8 +30,17 @@ export interface AdmissionClients {
   readonly commands: Commands;
   readonly workflows: Workflows;
   readonly announcer: Announcer;
-  readonly machines: Readonly<Record<OperationKind, string>>;
+  /** ARN of the state machine that does operations of a kind. */
+  readonly machine: (kind: OperationKind) => string;
 }
+
+const machineVariables: Readonly<Record<OperationKind, string>> = {
+  create: "CREATE_STATE_MACHINE_ARN",
+  delete: "DELETE_STATE_MACHINE_ARN",
+  backup: "BACKUP_STATE_MACHINE_ARN",
+  restore: "RESTORE_STATE_MACHINE_ARN",
+  drill: "DRILL_STATE_MACHINE_ARN",
+};
 
 export function admissionClients(environment: Environment): AdmissionClients {
   return {
@@ -41,7 +50,7 @@ export function admissionClients(environment: Environment): AdmissionClients {
     commands: commands(),
     workflows: workflows(),
     announcer: announcer(environment("EVENT_BUS")),
-    machines: { create: environment("CREATE_STATE_MACHINE_ARN"), delete: environment("DELETE_STATE_MACHINE_ARN") },
+    machine: (kind) => environment(machineVariables[kind]),
   };
 }
 
@@ -89,7 +98,7 @@ export async function admitCreate(asking: Asking & { readonly file: string }, cl
 
 /** @throws NotFound, Invalid when the name was not typed, Unsafe when the cluster is protected, Busy with the operation that holds it */
 export async function admitDelete(
-  asking: Asking & { readonly cluster: string; readonly confirm: string; readonly overrideProtection: boolean },
+  asking: Asking & { readonly cluster: string; readonly confirm: string; readonly overrideProtection: boolean; readonly skipSnapshot: boolean },
   clients: AdmissionClients,
   moment: Moment,
 ): Promise<Accepted> {
@@ -115,16 +124,54 @@ export async function admitDelete(
   const observed = await clients.instances.ofCluster(existing.value.uid);
   const machines = observed.filter((instance) => instance.state !== "terminated");
   const cost = priceLeft(machines.map((machine) => ({ kind: "instance", id: machine.instanceId, detail: machine.instanceType })));
+  const serverLives = existing.value.members.some(({ instanceId }) =>
+    machines.some((machine) => machine.instanceId === instanceId && machine.state === "running"),
+  );
+  const lastSnapshot = existing.value.readyAt !== undefined && serverLives && !asking.skipSnapshot;
   const plan = [
+    ...(lastSnapshot ? ["Take a last snapshot; if that fails, say so and go on"] : []),
     `Take ${existing.value.members.length} server(s) out of the endpoint ${existing.value.endpoint?.dnsName ?? "(none yet)"}`,
     `Terminate ${machines.length} machine(s), which cost about $${cost.dollarsPerHour.toFixed(2)} an hour`,
     "Delete load balancer, target groups and security groups",
     "Sweep by tag, and report what is left and what it costs",
-    existing.value.readyAt === undefined ? "It was never ready" : `It has been ready since ${existing.value.readyAt}; its data is gone afterwards`,
+    existing.value.readyAt === undefined
+      ? "It was never ready"
+      : `It has been ready since ${existing.value.readyAt}; afterwards its data is in its snapshots alone`,
   ];
   if (asking.preview) return { operation: id, cluster: name, status: "preview", plan, warnings: [] };
   const record: ClusterRecord = { ...existing.value, phase: "deleting", operation: id };
-  await open(record, existing.etag, { id, kind: "delete", uid: record.uid }, asking, clients, moment);
+  await open(record, existing.etag, { id, kind: "delete", uid: record.uid, lastSnapshot }, asking, clients, moment);
+  return { operation: id, cluster: name, status: "accepted", plan, warnings: [] };
+}
+
+/** @throws NotFound, Invalid when there is no data to save yet, Unsafe while the cluster is not whole, Busy with the operation that holds it */
+export async function admitBackup(asking: Asking & { readonly cluster: string }, clients: AdmissionClients, moment: Moment): Promise<Accepted> {
+  const name = asking.cluster;
+  const id = operationId("backup", name, asking.requestId);
+  const repeated = await repeatedRequest(name, id, clients);
+  if (repeated !== undefined) return repeated;
+  const existing = await clients.state.read<ClusterRecord>(stateKeys.record(name));
+  if (existing === undefined) throw new NotFound(`There is no cluster ${name}`, "See which there are: drover list");
+  const record = existing.value;
+  const meanwhile = await admittedMeanwhile(record, id, clients);
+  if (meanwhile !== undefined) return meanwhile;
+  await refuseWhileOpen(record, clients, moment);
+  await refuseBusy(name, clients);
+  if (record.readyAt === undefined)
+    throw new Invalid(`${name} was never ready: there is nothing to save`, [], `Finish it first: drover status ${name}`);
+  if (record.phase === "restoring" || record.phase === "deleting") {
+    const what = `${name} is ${record.phase}, and no operation goes on with it: what its servers hold is not to be trusted`;
+    throw new Unsafe(what, `Finish that first: drover status ${name}`);
+  }
+  const { keep, timeZone } = record.wanted.spec.backup;
+  const tiers = Object.entries(keep).map(([tier, count]) => `${tier} ${count}`);
+  const plan = [
+    `Save a snapshot of etcd on one of ${record.members.length} server(s), another than etcd's leader where there is one`,
+    "Upload it, read its size and SHA-256 back, and write its manifest last",
+    `Then remove what no tier asks for (${tiers.join(", ")}; ${timeZone}): drover snapshot prune ${name} --preview`,
+  ];
+  if (asking.preview) return { operation: id, cluster: name, status: "preview", plan, warnings: [] };
+  await open({ ...record, operation: id }, existing.etag, { id, kind: "backup", uid: record.uid }, asking, clients, moment);
   return { operation: id, cluster: name, status: "accepted", plan, warnings: [] };
 }
 
@@ -142,7 +189,7 @@ function operationId(kind: OperationKind, cluster: string, requestId: string): s
 async function repeatedRequest(cluster: string, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
   const operation = await clients.state.read<OperationRecord>(stateKeys.operation(cluster, id));
   if (operation === undefined) return undefined;
-  if (operation.value.status === "accepted") await clients.workflows.start(clients.machines[operation.value.kind], id, { cluster, operation: id });
+  if (operation.value.status === "accepted") await clients.workflows.start(clients.machine(operation.value.kind), id, { cluster, operation: id });
   return { operation: id, cluster, status: "accepted", plan: ["This request was accepted before"], warnings: [] };
 }
 
@@ -252,24 +299,22 @@ function blankRecord(name: string, uid: string, now: string): Omit<ClusterRecord
 async function open(
   record: ClusterRecord,
   etag: string | undefined,
-  operation: { readonly id: string; readonly kind: OperationKind; readonly uid: string },
+  operation: Pick<OperationRecord, "id" | "kind" | "uid" | "lastSnapshot">,
   asking: Asking,
   clients: AdmissionClients,
   moment: Moment,
 ): Promise<void> {
-  const { id, kind, uid } = operation;
+  const { id, kind } = operation;
   const key = stateKeys.record(record.name);
   const isWritten = etag === undefined ? await clients.state.create(key, record) : await clients.state.replace(key, record, etag);
   if (!isWritten && (await clients.state.read<ClusterRecord>(key))?.value.operation !== id) {
     throw new Busy(`${record.name} was changed by another request at the same moment`, `Look at it: drover status ${record.name}`);
   }
-  const machine = clients.machines[kind];
+  const machine = clients.machine(kind);
   const opened: OperationRecord = {
     schema: 1,
-    id,
-    kind,
+    ...operation,
     cluster: record.name,
-    uid,
     status: "accepted",
     requestedBy: asking.requestedBy,
     requestId: asking.requestId,

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { type EventName, eventNames, eventSources, events } from "../core/events.js";
 import { Busy, Invalid, NotYet, StepFailure, Unsafe } from "../core/failures.js";
 import { redact } from "../core/redact.js";
-import { type AdmissionClients, admissionClients, admitCreate, admitDelete } from "./admission.js";
+import { type AdmissionClients, admissionClients, admitBackup, admitCreate, admitDelete } from "./admission.js";
 import { NotFound } from "./http.js";
 import { lambda, type Moment, parse, type Task } from "./lambda.js";
 
@@ -27,6 +27,10 @@ async function admit(event: Input, clients: AdmissionClients, moment: Moment): P
   if (event["detail-type"] === "Cluster Create Requested") {
     const asked = parse(events["Cluster Create Requested"].detail, event.detail);
     return (await admitCreate({ ...asked, requestedBy, preview: false }, clients, moment)).operation;
+  }
+  if (event["detail-type"] === "Snapshot Requested") {
+    const asked = parse(events["Snapshot Requested"].detail, event.detail);
+    return (await admitBackup({ ...asked, requestedBy, preview: false }, clients, moment)).operation;
   }
   const asked = parse(events["Cluster Delete Requested"].detail, event.detail);
   return (await admitDelete({ ...asked, requestedBy, preview: false }, clients, moment)).operation;

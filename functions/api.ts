@@ -1,9 +1,16 @@
 /** HTTP routes for clusters and operations. Reads what is stored and what EC2 shows; changes go through admission. */
-import { type ClusterStatus, type ClusterSummary, createRequestSchema, deleteRequestSchema, type NodeStatus } from "../core/api.js";
+import {
+  type ClusterStatus,
+  type ClusterSummary,
+  createRequestSchema,
+  deleteRequestSchema,
+  type NodeStatus,
+  snapshotRequestSchema,
+} from "../core/api.js";
 import { nodeName, stateKeys } from "../core/layout.js";
 import { byPlace } from "../core/nodes.js";
 import type { ClusterRecord, Lease, OperationRecord } from "../core/records.js";
-import { type AdmissionClients, admissionClients, admitCreate, admitDelete } from "./admission.js";
+import { type AdmissionClients, admissionClients, admitBackup, admitCreate, admitDelete } from "./admission.js";
 import type { StateStore } from "./aws/state.js";
 import { httpHandler, NotFound, nameIn, type Route, readBody } from "./http.js";
 
@@ -16,6 +23,12 @@ const createCluster: Route<AdmissionClients> = async (request, clients, moment) 
 const deleteCluster: Route<AdmissionClients> = async (request, clients, moment) => {
   const asked = readBody(deleteRequestSchema, request.body);
   const answer = await admitDelete({ ...asked, cluster: nameIn(request.path), requestedBy: request.caller }, clients, moment);
+  return { status: asked.preview ? 200 : 202, body: answer };
+};
+
+const createSnapshot: Route<AdmissionClients> = async (request, clients, moment) => {
+  const asked = readBody(snapshotRequestSchema, request.body);
+  const answer = await admitBackup({ ...asked, cluster: nameIn(request.path), requestedBy: request.caller }, clients, moment);
   return { status: asked.preview ? 200 : 202, body: answer };
 };
 
@@ -88,4 +101,12 @@ function summary(record: ClusterRecord): ClusterSummary {
   };
 }
 
-export const handler = httpHandler(admissionClients, { createCluster, deleteCluster, listClusters, readCluster, listOperations, readOperation });
+export const handler = httpHandler(admissionClients, {
+  createCluster,
+  deleteCluster,
+  listClusters,
+  readCluster,
+  listOperations,
+  readOperation,
+  createSnapshot,
+});

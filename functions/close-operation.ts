@@ -6,11 +6,11 @@
 import { z } from "zod";
 import { stateKeys } from "../core/layout.js";
 import { stillHolds } from "../core/lease.js";
-import type { Lease, OperationRecord } from "../core/records.js";
+import type { Lease, OperationRecord, SnapshotOutcome } from "../core/records.js";
 import { type Announcer, announcer } from "./aws/events.js";
 import { type Inventory, inventory } from "./aws/inventory.js";
 import { type StateStore, stateStore } from "./aws/state.js";
-import { finish, recordFailure, recordSuccess } from "./closed-operation.js";
+import { finish, recordBackup, recordFailure, recordSuccess } from "./closed-operation.js";
 import { stepInput } from "./cluster.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
 
@@ -43,10 +43,17 @@ export const closeOperation: Task<Input, Clients, { readonly closed: true }> = a
   return { closed: true };
 };
 
+/** What the steps of a delete have written. */
+interface DeleteOutcome extends SnapshotOutcome {
+  readonly left?: readonly { readonly kind: string; readonly id: string }[];
+  readonly dollarsPerMonth?: number;
+}
+
 async function recordOutcome(operation: OperationRecord, clients: Clients, moment: Moment): Promise<void> {
   if (operation.kind === "create") return recordSuccess(operation, clients, moment);
+  if (operation.kind === "backup") return recordBackup(operation, clients, moment);
   const { cluster, uid, id } = operation;
-  const outcome = operation.outcome as { readonly left?: readonly { kind: string; id: string }[]; readonly dollarsPerMonth?: number } | undefined;
+  const outcome = operation.outcome as DeleteOutcome | undefined;
   await finish(operation, clients.state, moment.now);
   await clients.announcer.announce("Cluster Deleted", {
     operation: id,
@@ -54,6 +61,8 @@ async function recordOutcome(operation: OperationRecord, clients: Clients, momen
     uid,
     left: (outcome?.left ?? []).map((resource) => `${resource.kind} ${resource.id}`),
     dollarsPerMonth: outcome?.dollarsPerMonth ?? 0,
+    ...(outcome?.snapshot === undefined ? {} : { lastSnapshot: outcome.snapshot }),
+    ...(outcome?.snapshotFailure === undefined ? {} : { snapshotFailure: outcome.snapshotFailure }),
     at: moment.now,
   });
   await forget(cluster, uid, clients);

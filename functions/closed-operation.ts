@@ -33,7 +33,8 @@ export async function recordFailure(
     cluster: operation.cluster,
     operation: operation.id,
     kind: operation.kind,
-    left: await inventory.ofCluster(operation.cluster, operation.uid),
+    // A cluster that runs on is nothing that was left behind.
+    left: operation.kind === "backup" ? [] : await inventory.ofCluster(operation.cluster, operation.uid),
     ...(node === undefined ? {} : { nodeFailure: node }),
     now,
   });
@@ -42,7 +43,7 @@ export async function recordFailure(
   );
   if (isHeld) {
     await state.update<ClusterRecord>(stateKeys.record(operation.cluster), (record) =>
-      record === undefined || record.uid !== operation.uid ? undefined : { ...record, phase: "failed" },
+      record === undefined || record.uid !== operation.uid ? undefined : failedRecord(record, operation.kind),
     );
   }
   await announcer.announce("Operation Failed", {
@@ -55,6 +56,24 @@ export async function recordFailure(
     runbook: (written?.card ?? card).runbook,
     at: now,
   });
+}
+
+/** A backup or a drill that failed has changed nothing: the cluster is what it was. */
+function failedRecord(record: ClusterRecord, kind: OperationRecord["kind"]): ClusterRecord {
+  return kind === "backup" || kind === "drill" ? idleRecord(record) : { ...record, phase: "failed" };
+}
+
+function idleRecord(record: ClusterRecord): ClusterRecord {
+  const { operation: _, ...rest } = record;
+  return rest;
+}
+
+/** A backup that has come to its end. Its snapshot was announced when it was proven. */
+export async function recordBackup(operation: OperationRecord, { state }: Pick<FailureClients, "state">, moment: Moment): Promise<void> {
+  await finish(operation, state, moment.now);
+  await state.update<ClusterRecord>(stateKeys.record(operation.cluster), (record) =>
+    record === undefined || record.operation !== operation.id ? undefined : idleRecord(record),
+  );
 }
 
 /**
@@ -89,9 +108,8 @@ function readyRecord(record: ClusterRecord, now: string): ClusterRecord {
     ({ type, status: "True", reason: "Verified", message, at: now }) as const;
   const { servers, agentPools } = record.wanted.spec;
   const agents = agentPools.reduce((sum, pool) => sum + pool.count, 0);
-  const { operation: _, ...rest } = record;
   return {
-    ...rest,
+    ...idleRecord(record),
     phase: "ready",
     readyAt: record.readyAt ?? now,
     conditions: [

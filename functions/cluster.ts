@@ -44,6 +44,15 @@ export async function readRecord(state: StateStore, cluster: string): Promise<Cl
 
 /** Changes the record under If-Match; it must exist. */
 export async function updateRecord(state: StateStore, cluster: string, change: (record: ClusterRecord) => ClusterRecord): Promise<ClusterRecord> {
+  return changeRecord(state, cluster, change);
+}
+
+/** The same, but leaves it as it is where there is nothing to change. */
+export async function changeRecord(
+  state: StateStore,
+  cluster: string,
+  change: (record: ClusterRecord) => ClusterRecord | undefined,
+): Promise<ClusterRecord> {
   const changed = await state.update<ClusterRecord>(stateKeys.record(cluster), (record) => (record === undefined ? undefined : change(record)));
   if (changed === undefined)
     throw new Unsafe(`The record of ${cluster} is gone from the state bucket`, "Restore the object's last version, then start again");

@@ -8,12 +8,12 @@ import { z } from "zod";
 import { NotYet } from "../core/failures.js";
 import { stateKeys } from "../core/layout.js";
 import { mayStillAct, stillHolds } from "../core/lease.js";
-import type { ClusterRecord, Lease, OperationRecord } from "../core/records.js";
+import type { ClusterRecord, Lease, OperationRecord, SnapshotOutcome } from "../core/records.js";
 import { announcer } from "./aws/events.js";
 import { inventory } from "./aws/inventory.js";
 import { stateStore } from "./aws/state.js";
 import { type Workflows, workflows } from "./aws/workflows.js";
-import { type FailureClients, recordFailure, recordSuccess } from "./closed-operation.js";
+import { type FailureClients, recordBackup, recordFailure, recordSuccess } from "./closed-operation.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
 
 const input = z.union([
@@ -78,6 +78,8 @@ async function close(executionArn: string, clients: Clients, moment: Moment): Pr
   if (mayStillAct(endedAt, moment.now)) return "too early";
   if (isToRecord && isHeld && (await wasReady(operation.value, clients))) {
     await recordSuccess(operation.value, clients, moment);
+  } else if (isToRecord && isHeld && wasProven(operation.value)) {
+    await recordBackup(operation.value, clients, moment);
   } else if (isToRecord) {
     const failure = { error: error ?? status, cause: cause ?? `the execution ended as ${status}`, state: "" };
     await recordFailure({ operation: operation.value, failure, isHeld, now: moment.now }, clients);
@@ -90,6 +92,11 @@ async function close(executionArn: string, clients: Clients, moment: Moment): Pr
 async function wasReady({ kind, cluster, uid }: OperationRecord, { state }: Clients): Promise<boolean> {
   const record = (await state.read<ClusterRecord>(stateKeys.record(cluster)))?.value;
   return kind === "create" && record?.uid === uid && record.phase === "ready";
+}
+
+/** Whether the snapshot that a backup was asked for counts: only the removal of older ones was cut short, and the next backup does that. */
+function wasProven({ kind, outcome }: OperationRecord): boolean {
+  return kind === "backup" && (outcome as SnapshotOutcome | undefined)?.snapshot !== undefined;
 }
 
 export const handler = lambda(

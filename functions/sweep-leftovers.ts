@@ -30,7 +30,7 @@ export const sweepLeftovers: Task<z.output<typeof stepInput>, Clients, { readonl
   }
   const { dollarsPerMonth, resources } = priceLeft(found);
   await state.update<OperationRecord>(stateKeys.operation(step.cluster, step.operation), (current) =>
-    current === undefined ? undefined : { ...current, outcome: { left: resources, dollarsPerMonth } },
+    current === undefined ? undefined : { ...current, outcome: { ...current.outcome, left: resources, dollarsPerMonth } },
   );
   const detail = found.length === 0 ? "nothing is left" : `${found.length} resource(s) are left, about $${dollarsPerMonth.toFixed(2)} a month`;
   await milestone(state, step, "sweep", detail, moment.now);
