@@ -5,7 +5,9 @@
  * holds the cluster; 404 what is not there. A request id makes a repeated request be answered with the first operation.
  */
 import { z } from "zod";
+import type { QuorumAssessment } from "./cluster-health.js";
 import type { ClusterRecord, Lease, OperationRecord } from "./records.js";
+import type { Loss } from "./restore.js";
 
 /** The largest cluster file: a Step Functions payload never carries it, but the event bus does. */
 export const clusterFileLimitBytes = 200_000;
@@ -40,6 +42,29 @@ export const snapshotRequestSchema = z.strictObject({
   preview: z.boolean().default(false),
 });
 
+const snapshotId = z.string().regex(/^\d{8}T\d{6}Z-[0-9a-f]{8}$/, "must be latest, or the id of a snapshot as drover snapshot list shows it");
+
+export const restoreRequestSchema = z.strictObject({
+  requestId,
+  /** `survivor`: no snapshot, but what a living server has on its disk, when the others are lost. */
+  snapshot: z.union([z.enum(["latest", "survivor"]), snapshotId]).default("latest"),
+  /** The name of the cluster that is restored, typed by a person: what was written since the snapshot is lost. */
+  confirm: z.string(),
+  /** Restore as a new cluster of this name; the one that the snapshot is of stays as it is. */
+  as: z
+    .string()
+    .regex(/^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$/, "must be a cluster's name: up to 30 lower-case letters, digits and hyphens, a letter first")
+    .optional(),
+  /** Look at everything, say what would be done and lost; start nothing. */
+  preview: z.boolean().default(false),
+});
+
+export const drillRequestSchema = z.strictObject({
+  requestId,
+  snapshot: z.union([z.literal("latest"), snapshotId]).default("latest"),
+  preview: z.boolean().default(false),
+});
+
 /** Files of one release for one architecture, offered for upload. */
 export const artifactUploadSchema = z.strictObject({
   version: z.string(),
@@ -65,6 +90,8 @@ export const routes = {
   readSnapshot: { method: "GET", path: "/clusters/{name}/snapshots/{snapshot}", function: "snapshots" },
   proveSnapshot: { method: "POST", path: "/clusters/{name}/snapshots/{snapshot}/prove", function: "snapshots" },
   previewRetention: { method: "GET", path: "/clusters/{name}/retention", function: "snapshots" },
+  restoreCluster: { method: "POST", path: "/clusters/{name}/restore", function: "restores" },
+  drillRestore: { method: "POST", path: "/clusters/{name}/drill", function: "api" },
   readKubeconfig: { method: "GET", path: "/clusters/{name}/kubeconfig", function: "read-kubeconfig" },
   listArtifacts: { method: "GET", path: "/artifacts", function: "artifacts" },
   readArtifacts: { method: "GET", path: "/artifacts/{version}", function: "artifacts" },
@@ -73,7 +100,7 @@ export const routes = {
 } as const;
 export type RouteName = keyof typeof routes;
 
-/** Answer of createCluster and deleteCluster. */
+/** Answer of everything that starts an operation. */
 export interface Accepted {
   readonly operation: string;
   readonly cluster: string;
@@ -81,6 +108,12 @@ export interface Accepted {
   /** What will be done, one line each, for a person to read before saying yes. */
   readonly plan: readonly string[];
   readonly warnings: readonly ApiFault[];
+}
+
+/** Answer of restoreCluster. */
+export interface RestoreAccepted extends Accepted {
+  /** Undefined when a survivor is gone on with: what only the lost servers had is known to nobody. */
+  readonly loss?: Loss;
 }
 
 export interface ApiFault {
@@ -112,6 +145,8 @@ export interface ClusterStatus {
   readonly nodes: readonly NodeStatus[];
   readonly lease?: Lease;
   readonly operation?: OperationRecord;
+  /** How etcd stands by which machines run; missing while the cluster never had a member. */
+  readonly quorum?: QuorumAssessment;
 }
 
 export interface NodeStatus {

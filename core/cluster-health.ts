@@ -97,8 +97,8 @@ export interface QuorumAssessment {
   readonly safe: readonly string[];
   /** What the command loses. */
   readonly loss: string;
-  /** The one command; undefined when nothing is to be done. */
-  readonly command: string | undefined;
+  /** The one command; missing when nothing is to be done. */
+  readonly command?: string;
 }
 
 /**
@@ -124,7 +124,7 @@ export function assessQuorum(input: {
   const majority = Math.floor(members.length / 2) + 1;
   const facts = { members: members.length, running: running.length, majority, lost };
   const of = `${running.length} of ${members.length} etcd members' machines run, majority is ${majority}`;
-  if (lost.length === 0) return { kind: "whole", ...facts, reason: of, safe: [], loss: "nothing", command: undefined };
+  if (lost.length === 0) return { kind: "whole", ...facts, reason: of, safe: [], loss: "nothing" };
 
   const kind = running.length >= majority ? "member lost" : running.length > 0 ? "quorum lost" : "cluster lost";
   const reason = `${of}: ${lost.join(", ")} ${lost.length === 1 ? "does" : "do"} not`;

@@ -120,8 +120,8 @@ export interface Loss {
   readonly seconds: number;
   /** Revisions that are known to be lost: a later snapshot has them. */
   readonly revisionsAtLeast: number;
-  /** Revisions at the pace between the two newest snapshots; undefined where there is but one. */
-  readonly revisionsAbout: number | undefined;
+  /** Revisions at the pace between the two newest snapshots; missing where there is but one. */
+  readonly revisionsAbout?: number;
   /** Proven snapshots that are newer: they stay. */
   readonly newerSnapshots: number;
 }
@@ -145,7 +145,7 @@ export function estimateLoss(manifest: Manifest, proven: readonly Manifest[], no
     since: manifest.takenAt,
     seconds,
     revisionsAtLeast,
-    revisionsAbout: apart > 0 && written >= 0 ? Math.round(revisionsAtLeast + (written / apart) * sinceLast) : undefined,
+    ...(apart > 0 && written >= 0 ? { revisionsAbout: Math.round(revisionsAtLeast + (written / apart) * sinceLast) } : {}),
     newerSnapshots: newer.length,
   };
 }

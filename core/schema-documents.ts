@@ -13,9 +13,12 @@ import {
   type ClusterSummary,
   createRequestSchema,
   deleteRequestSchema,
+  drillRequestSchema,
   type NodeStatus,
+  type RestoreAccepted,
   type RetentionPreview,
   type RouteName,
+  restoreRequestSchema,
   routes,
   type SnapshotProof,
   type SnapshotSummary,
@@ -23,6 +26,7 @@ import {
   type UploadTicket,
 } from "./api.js";
 import { clusterFileSchema } from "./cluster-file.js";
+import type { QuorumAssessment } from "./cluster-health.js";
 import type { ClusterRecord, FailureCard, Lease, OperationRecord, StepRecord } from "./records.js";
 import { disableItems, ownedKeys, type Rke2Key, rke2Keys } from "./rke2-keys.js";
 import { manifestSchema } from "./snapshots.js";
@@ -144,6 +148,35 @@ const accepted: z.ZodType<Accepted> = z.object({
   status: z.enum(["accepted", "preview"]),
   plan: z.array(z.string()).describe("What will be done, one line each."),
   warnings: z.array(fault),
+});
+
+const restoreAccepted: z.ZodType<RestoreAccepted> = z.object({
+  operation: z.string().describe("Id of the operation; empty for a preview."),
+  cluster: z.string().describe("The cluster that is restored: with `as`, the new one."),
+  status: z.enum(["accepted", "preview"]),
+  plan: z.array(z.string()).describe("What will be done and lost, one line each."),
+  warnings: z.array(fault),
+  loss: z
+    .object({
+      since: z.string().describe("Everything written after this instant is lost."),
+      seconds: z.number(),
+      revisionsAtLeast: z.int().describe("Writes that a later snapshot is known to hold."),
+      revisionsAbout: z.int().exactOptional().describe("Writes at the pace between the two newest snapshots; missing where there is but one."),
+      newerSnapshots: z.int().describe("Proven snapshots that are newer: they stay."),
+    })
+    .exactOptional(),
+});
+
+const quorum: z.ZodType<QuorumAssessment> = z.object({
+  kind: z.enum(["whole", "member lost", "quorum lost", "cluster lost"]),
+  members: z.int(),
+  running: z.int().describe("Members whose machine runs."),
+  majority: z.int(),
+  lost: z.array(z.string()).describe("Instances of the others."),
+  reason: z.string(),
+  safe: z.array(z.string()).describe("What may be done without making it worse."),
+  loss: z.string().describe("What the command loses."),
+  command: z.string().exactOptional().describe("The one command; missing when nothing is to be done."),
 });
 
 const apiError: z.ZodType<ApiError> = z.object({
@@ -306,7 +339,16 @@ const described: Readonly<Record<RouteName, Described>> = {
   readCluster: {
     summary: "Shows a cluster: its record, its nodes as EC2 has them now, and who holds its lease.",
     answers: {
-      200: ["The cluster.", z.object({ record, nodes: z.array(nodeStatus), lease: lease.exactOptional(), operation: operation.exactOptional() })],
+      200: [
+        "The cluster.",
+        z.object({
+          record,
+          nodes: z.array(nodeStatus),
+          lease: lease.exactOptional(),
+          operation: operation.exactOptional(),
+          quorum: quorum.exactOptional().describe("How etcd stands by which machines run; missing while the cluster never had a member."),
+        }),
+      ],
     },
     errors: [403, 404, 500],
   },
@@ -351,6 +393,18 @@ const described: Readonly<Record<RouteName, Described>> = {
     summary: "Says which snapshots are kept and why, and which would be removed. Removes nothing.",
     answers: { 200: ["The decision as of now.", retention] },
     errors: [403, 404, 500],
+  },
+  restoreCluster: {
+    summary: "Restores a cluster, in place, onto new nodes, or as a new cluster under another name; or says what would be done and lost.",
+    request: restoreRequestSchema,
+    answers: { 200: ["Preview: nothing was started.", restoreAccepted], 202: ["The operation was accepted.", restoreAccepted] },
+    errors: [400, 403, 404, 409, 500, 503],
+  },
+  drillRestore: {
+    summary: "Restores a snapshot on a throw-away server to prove that it can be, or says what would be done.",
+    request: drillRequestSchema,
+    answers: { 200: ["Preview: nothing was started.", accepted], 202: ["The operation was accepted.", accepted] },
+    errors: [400, 403, 404, 409, 500],
   },
   readKubeconfig: {
     summary: "Gives the administrator's kubeconfig of a cluster.",

@@ -328,7 +328,7 @@ describe("law 1: one bootstrap, ever", () => {
 
 describe("who may restore a cluster", () => {
   const restore = (kind: "snapshot" | "survivor" = "snapshot") =>
-    ({ id: "restore-1", operation: "restore-1", begunAt: at(150), source: { kind } }) as ClusterRecord["restore"];
+    ({ id: "restore-1", operation: "restore-1", begunAt: at(150), source: { kind } }) as NonNullable<ClusterRecord["restore"]>;
   const asks = (facts: Partial<ClusterRecord>, candidate: string, servers = three) =>
     decide({ restore: restore(), phase: "restoring", ...facts }, servers, candidate, { snapshots: 3, restores: true });
   const old = answered("i-1", "10.0.0.1");

@@ -114,7 +114,7 @@ describe("what a restore loses", () => {
   it("has no pace where there is one snapshot, or a restore lies between two", () => {
     expect(estimateLoss(manifest(), [manifest()], at(0)).revisionsAbout).toBeUndefined();
     const after = manifest({ id: "b", takenAt: at(-60), etcd: { ...manifest().etcd, revision: 10 } });
-    expect(estimateLoss(after, [after, manifest()], at(0))).toMatchObject({ revisionsAtLeast: 0, revisionsAbout: undefined });
+    expect(estimateLoss(after, [after, manifest()], at(0))).not.toHaveProperty("revisionsAbout");
   });
   it("never counts another cluster's snapshots", () => {
     const others = manifest({
