@@ -6,10 +6,27 @@
  */
 
 const dayMs = 86_400_000;
+/** Since 1973 every zone has changed its offset on a quarter of an hour, so one answer holds for all of it. */
+const quarterMs = 900_000;
+const mostKept = 20_000;
 const formats = new Map<string, Intl.DateTimeFormat>();
+/** Asking the database takes longer than everything else here, and a fleet asks it the same again and again. */
+const kept = new Map<string, number>();
 
 /** Milliseconds that the zone is ahead of UTC at an instant. @throws RangeError when there is no such zone */
 export function offsetAt(atMs: number, timeZone: string): number {
+  if (timeZone === "UTC") return 0;
+  const quarter = Math.floor(atMs / quarterMs);
+  const key = `${timeZone} ${quarter}`;
+  const known = kept.get(key);
+  if (known !== undefined) return known;
+  if (kept.size >= mostKept) kept.clear();
+  const offset = readOffset(quarter * quarterMs, timeZone);
+  kept.set(key, offset);
+  return offset;
+}
+
+function readOffset(atMs: number, timeZone: string): number {
   let format = formats.get(timeZone);
   if (format === undefined) {
     const numeric = "numeric";
@@ -19,7 +36,7 @@ export function offsetAt(atMs: number, timeZone: string): number {
   }
   const part = Object.fromEntries(format.formatToParts(atMs).map(({ type, value }) => [type, Number(value)]));
   const { year = 0, month = 1, day = 1, hour = 0, minute = 0, second = 0 } = part;
-  return Date.UTC(year, month - 1, day, hour, minute, second) - Math.floor(atMs / 1000) * 1000;
+  return Date.UTC(year, month - 1, day, hour, minute, second) - atMs;
 }
 
 export function localAt(atMs: number, timeZone: string): number {
