@@ -55,7 +55,7 @@ export function admissionClients(environment: Environment): AdmissionClients {
 }
 
 /** Who asks, under which id. */
-interface Asking {
+export interface Asking {
   readonly requestId: string;
   readonly requestedBy: string;
   readonly preview: boolean;
@@ -175,18 +175,56 @@ export async function admitBackup(asking: Asking & { readonly cluster: string },
   return { operation: id, cluster: name, status: "accepted", plan, warnings: [] };
 }
 
+/**
+ * A drill leaves the cluster alone: a snapshot is restored on a machine of its own. What is wrong with the snapshot is what the drill is there to find.
+ *
+ * @throws NotFound, Invalid when there is no proven snapshot, Busy with the operation that holds the cluster
+ */
+export async function admitDrill(
+  asking: Asking & { readonly cluster: string; readonly snapshot: string },
+  clients: AdmissionClients,
+  moment: Moment,
+): Promise<Accepted> {
+  const name = asking.cluster;
+  const id = operationId("drill", name, asking.requestId);
+  const repeated = await repeatedRequest(name, id, clients);
+  if (repeated !== undefined) return repeated;
+  const existing = await clients.state.read<ClusterRecord>(stateKeys.record(name));
+  if (existing === undefined) throw new NotFound(`There is no cluster ${name}`, "See which there are: drover list");
+  const record = existing.value;
+  const meanwhile = await admittedMeanwhile(record, id, clients);
+  if (meanwhile !== undefined) return meanwhile;
+  await refuseWhileOpen(record, clients, moment);
+  await refuseBusy(name, clients);
+  const snapshot = asking.snapshot === "latest" ? record.newestProven?.id : asking.snapshot;
+  if (snapshot === undefined || record.endpoint === undefined) {
+    throw new Invalid(`${name} has no proven snapshot to try out`, [], `Take one first: drover snapshot create ${name}`);
+  }
+  const { instanceTypes } = record.wanted.spec.servers;
+  const cost = priceLeft([{ kind: "instance", id: "", detail: instanceTypes[0] ?? "" }]);
+  const plan = [
+    `Launch a throw-away server (${instanceTypes.join(" or ")}), closed off from the cluster; it costs about $${cost.dollarsPerHour.toFixed(2)} an hour, for some minutes`,
+    `Restore snapshot ${snapshot} on it, and compare revision, keys and hash with its manifest`,
+    "Terminate it, however that ends",
+  ];
+  if (asking.preview) return { operation: id, cluster: name, status: "preview", plan, warnings: [] };
+  const request = { snapshot, from: { name, uid: record.uid } };
+  await open({ ...record, operation: id }, existing.etag, { id, kind: "drill", uid: record.uid, request }, asking, clients, moment);
+  return { operation: id, cluster: name, status: "accepted", plan, warnings: [] };
+}
+
 function refused(faults: readonly Fault[]): Invalid {
   const errors = faults.filter(isError);
   return new Invalid(`The cluster file has ${errors.length} error(s)`, errors, "Correct them and send the file again; nothing was changed");
 }
 
 /** Valid as an execution's name and in a log stream's: letters, digits and hyphens, under 80 characters. */
-function operationId(kind: OperationKind, cluster: string, requestId: string): string {
+export function operationId(kind: OperationKind, cluster: string, requestId: string): string {
   return `${kind}-${cluster}-${createHash("sha256").update(`${kind} ${cluster} ${requestId}`).digest("hex").slice(0, 16)}`;
 }
 
 /** The first answer to this request id, and its execution, which a run that died in between may not have started. */
-async function repeatedRequest(cluster: string, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
+export async function repeatedRequest(cluster: string, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
   const operation = await clients.state.read<OperationRecord>(stateKeys.operation(cluster, id));
   if (operation === undefined) return undefined;
   if (operation.value.status === "accepted") await clients.workflows.start(clients.machine(operation.value.kind), id, { cluster, operation: id });
@@ -194,7 +232,7 @@ async function repeatedRequest(cluster: string, id: string, clients: AdmissionCl
 }
 
 /** The same request, admitted by another run of it since this one looked: nobody is busy with it but itself. */
-async function admittedMeanwhile(record: ClusterRecord | undefined, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
+export async function admittedMeanwhile(record: ClusterRecord | undefined, id: string, clients: AdmissionClients): Promise<Accepted | undefined> {
   return record?.operation === id ? repeatedRequest(record.name, id, clients) : undefined;
 }
 
@@ -204,7 +242,7 @@ interface Resolution {
 }
 
 /** What the file means here and now: version, image, zones; and everything about the store and the account that does not fit. */
-async function resolve(file: ClusterFile, clients: AdmissionClients): Promise<Resolution> {
+export async function resolve(file: ClusterFile, clients: AdmissionClients): Promise<Resolution> {
   const { spec } = file;
   const [releases, imageId] = await Promise.all([
     clients.artifacts.releases(),
@@ -239,6 +277,10 @@ async function refuseUnlessUnfinished(record: ClusterRecord, file: ClusterFile, 
   if (record.phase === "deleting") {
     throw new Invalid(`The cluster ${record.name} is being deleted`, [], `Finish that first: drover delete ${record.name}`);
   }
+  if (record.restore !== undefined) {
+    const what = `The cluster ${record.name} is being made of a snapshot, and that is not finished`;
+    throw new Invalid(what, [], `Restore it again, or give it up: drover delete ${record.name}`);
+  }
   await refuseWhileOpen(record, clients, moment);
   const faults = mayChangeTo(record, file);
   if (faults.length > 0) {
@@ -254,7 +296,7 @@ const closingSeconds = 900;
  * The operation that the record names is under way: accepted a moment ago with its lease not taken yet, or ended a moment ago with its card not written yet.
  * @throws Busy
  */
-async function refuseWhileOpen(record: ClusterRecord, clients: AdmissionClients, moment: Moment): Promise<void> {
+export async function refuseWhileOpen(record: ClusterRecord, clients: AdmissionClients, moment: Moment): Promise<void> {
   if (record.operation === undefined) return;
   const operation = (await clients.state.read<OperationRecord>(stateKeys.operation(record.name, record.operation)))?.value;
   if (operation === undefined || operation.status === "succeeded" || operation.status === "failed") return;
@@ -268,7 +310,7 @@ async function refuseWhileOpen(record: ClusterRecord, clients: AdmissionClients,
 }
 
 /** @throws Busy when an execution that runs holds the cluster's lease */
-async function refuseBusy(cluster: string, clients: AdmissionClients): Promise<void> {
+export async function refuseBusy(cluster: string, clients: AdmissionClients): Promise<void> {
   const lease = await clients.state.read<Lease>(stateKeys.lease(cluster));
   if (lease === undefined) return;
   const status = await clients.workflows.status(lease.value.holder);
@@ -279,7 +321,7 @@ function busy(cluster: string, operation: string): Busy {
   return new Busy(`${cluster} is busy: operation ${operation} is changing it`, `Wait for it: drover watch ${cluster}`);
 }
 
-function blankRecord(name: string, uid: string, now: string): Omit<ClusterRecord, "generation" | "phase" | "wanted" | "resolved"> {
+export function blankRecord(name: string, uid: string, now: string): Omit<ClusterRecord, "generation" | "phase" | "wanted" | "resolved"> {
   return {
     schema: 1,
     name,
@@ -296,10 +338,10 @@ function blankRecord(name: string, uid: string, now: string): Omit<ClusterRecord
  * Record, then operation, then execution: a run that dies in between is finished by the same request sent again.
  * @throws Busy when another request wrote the record at the same moment
  */
-async function open(
+export async function open(
   record: ClusterRecord,
   etag: string | undefined,
-  operation: Pick<OperationRecord, "id" | "kind" | "uid" | "lastSnapshot">,
+  operation: Pick<OperationRecord, "id" | "kind" | "uid" | "lastSnapshot" | "request">,
   asking: Asking,
   clients: AdmissionClients,
   moment: Moment,
