@@ -36,6 +36,7 @@ work_dir=''
 stopped_at=''
 deadline=0
 secrets=()
+upload_attempts=5
 
 # ---- start and end
 
@@ -335,6 +336,31 @@ config_files() {
   done
 }
 
+# Bytes free where a directory is or will be into REPLY.
+free_bytes() {
+  local place="$1" text
+  while [[ ! -d $place ]]; do place="${place%/*}"; done
+  text="$(df --output=avail --block-size=1 "${place:-/}")"
+  text="${text##*$'\n'}"
+  REPLY="${text//[^0-9]/}"
+  [[ -n $REPLY ]]
+}
+
+# Which of the given ports something listens on, into REPLY, each after a space. From the kernel's tables: state 0A, port in hexadecimal.
+listening() {
+  local file line local_address state port taken=''
+  for file in "$root/proc/net/tcp" "$root/proc/net/tcp6"; do
+    if [[ ! -r $file ]]; then continue; fi
+    while read -r _ local_address _ state line; do
+      if [[ $state != 0A ]]; then continue; fi
+      for port in "$@"; do
+        if ((16#${local_address##*:} == port)) && [[ " $taken " != *" $port "* ]]; then taken+=" $port"; fi
+      done
+    done <"$file"
+  done
+  REPLY="$taken"
+}
+
 # ---- who this machine is
 
 # Asks EC2's instance metadata (IMDSv2) once: path; answer into REPLY.
@@ -435,8 +461,9 @@ download() {
 }
 
 # Uploads a file to the delivery's `put` entry of this name. One that is there already (412: the address may only create) counts as done.
+# With a part's number, from 1, and the MiB of a part, it is that part of the file, streamed: the disk needs no room for a copy.
 upload() {
-  local -r name="$1" file="$2"
+  local -r name="$1" file="$2" part="${3:-0}" mebibytes="${4:-0}"
   local attempt status code at header config limit
   reason="the delivery has no address for $name"
   for at in "${!put_names[@]}"; do
@@ -448,7 +475,7 @@ upload() {
         config+="header = \"${header//\"/\\\"}\""$'\n'
       fi
     done <<<"${put_headers[at]}"
-    for attempt in 1 2 3 4 5; do
+    for ((attempt = 1; attempt <= upload_attempts; attempt++)); do
       remaining
       limit="$REPLY"
       if ((limit < 3)); then
@@ -456,9 +483,11 @@ upload() {
         return 1
       fi
       code=0
-      status="$(printf '%s' "$config" |
-        curl --config - --proto '=https' --silent --show-error --fail --connect-timeout 10 --speed-limit 1024 --speed-time 30 \
-          --max-time "$limit" --upload-file "$file" --output /dev/null --write-out '%{http_code}' 2>"$work_dir/curl")" || code=$?
+      if ((part == 0)); then
+        status="$(send_body "$config" "$limit" "$file")" || code=$?
+      else
+        status="$(send_part "$config" "$limit" "$file" "$part" "$mebibytes")" || code=$?
+      fi
       if ((code == 0)); then return 0; fi
       if [[ $status == 412 ]]; then
         log "$name is there already"
@@ -469,11 +498,38 @@ upload() {
         400 | 401 | 403 | 404) return 1 ;;
       esac
       log "uploading $name: attempt $attempt: $reason"
-      sleep "$attempt"
+      sleep $((attempt < 10 ? attempt : 10))
     done
     return 1
   done
   return 1
+}
+
+# Whether the delivery has an upload address of this name.
+has_address() {
+  local name
+  for name in "${put_names[@]}"; do
+    if [[ $name == "$1" ]]; then return 0; fi
+  done
+  return 1
+}
+
+# PUTs a file with the address and headers of a curl configuration; prints the HTTP status.
+send_body() {
+  printf '%s' "$1" |
+    curl --config - --proto '=https' --http1.1 --silent --show-error --fail --connect-timeout 10 --speed-limit 1024 --speed-time 30 \
+      --max-time "$2" --upload-file "$3" --output /dev/null --write-out '%{http_code}' 2>"$work_dir/curl"
+}
+
+# Streams a part. S3 takes no chunked body without a length, and curl knows no length of a pipe: so the length is said by hand.
+send_part() {
+  local -r first=$((($4 - 1) * $5))
+  local size bytes
+  size="$(stat --format=%s "$3")"
+  bytes=$((size - first * 1048576))
+  if ((bytes > $5 * 1048576)); then bytes=$(($5 * 1048576)); fi
+  exec 4< <(dd if="$3" bs=1M skip="$first" count="$5" status=none 2>/dev/null)
+  send_body "$1"$'header = "Transfer-Encoding:"\n'"header = \"Content-Length: $bytes\""$'\n' "$2" /dev/fd/4
 }
 
 # Reads the delivery list behind an address into get_* and put_*. Lines are data of Drover's own making, yet each is checked: a target outside the
@@ -496,7 +552,7 @@ fetch_delivery() {
         get_urls+=("${field[4]}")
         ;;
       put)
-        if ((${#field[@]} < 3)) || [[ ! ${field[1]} =~ ^[a-z-]+$ || ! ${field[2]} =~ $url ]]; then
+        if ((${#field[@]} < 3)) || [[ ! ${field[1]} =~ ^[a-z][a-z0-9-]*$ || ! ${field[2]} =~ $url ]]; then
           fail ConfigInvalid "The delivery list has a wrong put line"
         fi
         put_names+=("${field[1]}")
@@ -511,13 +567,13 @@ fetch_delivery() {
 may_write() {
   [[ $1 =~ ^/[A-Za-z0-9._/+-]+$ && $1 != *..* && $1 != */ ]] || return 1
   case $1 in
-    /etc/rancher/rke2/* | /var/lib/drover/staging/* | /var/lib/rancher/rke2/agent/images/* | /var/lib/rancher/rke2/server/manifests/*) return 0 ;;
+    /etc/rancher/rke2/* | /var/lib/drover/staging/* | /var/lib/drover/snapshots/* | /var/lib/rancher/rke2/agent/images/* | /var/lib/rancher/rke2/server/manifests/*) return 0 ;;
     *) return 1 ;;
   esac
 }
 
 # Fetches the small files of the delivery (configuration, tokens) and verifies them; place_configuration puts them where they belong.
-# Releases of RKE2 are prepare-node's alone: entries whose target is the staging or image directory are left out.
+# Releases of RKE2 are prepare-node's alone and snapshots restore-snapshot's: entries whose target is in their directories are left out.
 fetch_configuration() {
   local at
   for at in "${!get_targets[@]}"; do
@@ -543,7 +599,24 @@ place_configuration() {
 
 is_archive() {
   case $1 in
-    /var/lib/drover/staging/* | /var/lib/rancher/rke2/agent/images/*) return 0 ;;
+    /var/lib/drover/staging/* | /var/lib/drover/snapshots/* | /var/lib/rancher/rke2/agent/images/*) return 0 ;;
     *) return 1 ;;
   esac
+}
+
+# Size of what an address gives into REPLY, 0 when it does not say. A presigned GET cannot be a HEAD, so one byte is asked for.
+remote_size() {
+  local line
+  REPLY=0
+  printf 'url = "%s"\n' "$1" | curl --config - --proto '=https' --silent --range 0-0 --max-filesize 65536 --connect-timeout 10 --max-time 20 \
+    --dump-header "$work_dir/size" --output /dev/null 2>/dev/null || true
+  if [[ ! -r $work_dir/size ]]; then return 0; fi
+  while IFS= read -r line; do
+    line="${line%$'\r'}"
+    if [[ ${line,,} =~ ^content-range:.*/([0-9]+)$ ]]; then
+      REPLY="${BASH_REMATCH[1]}"
+      return 0
+    fi
+    if [[ ${line,,} =~ ^content-length:\ *([0-9]+)$ ]]; then REPLY="${BASH_REMATCH[1]}"; fi
+  done <"$work_dir/size"
 }

@@ -116,23 +116,13 @@ check_foreign() {
   fi
 }
 
-# Listening sockets are read from the kernel: state 0A, port in hexadecimal.
 check_ports() {
-  local file line local_address state port taken=''
   local -a needed=(10250)
   if [[ $role == server ]]; then needed=(9345 6443 2379 2380 10250); fi
   if systemctl is-active --quiet rke2-server || systemctl is-active --quiet rke2-agent; then return 0; fi
   if [[ -d $server_dir/db/etcd || -e $agent_dir/kubelet.kubeconfig ]]; then return 0; fi # RKE2's containers outlive its service
-  for file in "$root/proc/net/tcp" "$root/proc/net/tcp6"; do
-    if [[ ! -r $file ]]; then continue; fi
-    while read -r _ local_address _ state line; do
-      if [[ $state != 0A ]]; then continue; fi
-      for port in "${needed[@]}"; do
-        if ((16#${local_address##*:} == port)) && [[ " $taken " != *" $port "* ]]; then taken+=" $port"; fi
-      done
-    done <"$file"
-  done
-  if [[ -n $taken ]]; then fail PortInUse "Something listens on port$taken already, which RKE2 needs as $role. Use an image without it"; fi
+  listening "${needed[@]}"
+  if [[ -n $REPLY ]]; then fail PortInUse "Something listens on port$REPLY already, which RKE2 needs as $role. Use an image without it"; fi
 }
 
 check_cgroups() {
@@ -248,33 +238,6 @@ is_file_of_release() {
 
 is_staged() {
   is_file_of_release "$staging_dir/$1" "$1"
-}
-
-# Size of what an address gives into REPLY, 0 when it does not say. A presigned GET cannot be a HEAD, so one byte is asked for.
-remote_size() {
-  local line
-  REPLY=0
-  printf 'url = "%s"\n' "$1" | curl --config - --proto '=https' --silent --range 0-0 --max-filesize 65536 --connect-timeout 10 --max-time 20 \
-    --dump-header "$work_dir/size" --output /dev/null 2>/dev/null || true
-  if [[ ! -r $work_dir/size ]]; then return 0; fi
-  while IFS= read -r line; do
-    line="${line%$'\r'}"
-    if [[ ${line,,} =~ ^content-range:.*/([0-9]+)$ ]]; then
-      REPLY="${BASH_REMATCH[1]}"
-      return 0
-    fi
-    if [[ ${line,,} =~ ^content-length:\ *([0-9]+)$ ]]; then REPLY="${BASH_REMATCH[1]}"; fi
-  done <"$work_dir/size"
-}
-
-# Bytes free where a directory is or will be into REPLY.
-free_bytes() {
-  local place="$1" text
-  while [[ ! -d $place ]]; do place="${place%/*}"; done
-  text="$(df --output=avail --block-size=1 "${place:-/}")"
-  text="${text##*$'\n'}"
-  REPLY="${text//[^0-9]/}"
-  [[ -n $REPLY ]]
 }
 
 # An archive is unpacked into containerd at three times its size, and etcd must never meet a full disk.

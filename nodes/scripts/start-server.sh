@@ -15,6 +15,8 @@ source "${BASH_SOURCE[0]%/*}/node.sh"
 source "${BASH_SOURCE[0]%/*}/service.sh"
 # shellcheck source=cluster.sh
 source "${BASH_SOURCE[0]%/*}/cluster.sh"
+# shellcheck source=server.sh
+source "${BASH_SOURCE[0]%/*}/server.sh"
 
 # Bootstrap is the one act that can split a cluster in two, so whatever hints at a cluster elsewhere ends it here, before the service is touched.
 check_bootstrap() {
@@ -37,20 +39,6 @@ check_bootstrap() {
   fi
 }
 
-# A join without server: would be a bootstrap, and a disk of another cluster would not become this one's.
-check_join() {
-  if [[ $joinAddress == "$address" ]]; then wrong_input "joinAddress $joinAddress is this machine's own: a server cannot join through itself"; fi
-  local token=''
-  IFS= read -r token <"$config_dir/drover-token" || true
-  if [[ ! $token =~ ^K10([0-9a-f]{64})::server:.+$ ]]; then
-    fail ConfigInvalid "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address"
-  fi
-  local -r expected="${BASH_REMATCH[1]}"
-  if read_ca_hash && [[ $REPLY != "$expected" ]]; then
-    fail AlreadyMember "The disk of $node_name holds the CA $REPLY, the cluster to join has $expected: it belongs to another cluster. Replace the node"
-  fi
-}
-
 check_bootstrap_token() {
   local token=''
   IFS= read -r token <"$config_dir/drover-token" || true
@@ -58,29 +46,6 @@ check_bootstrap_token() {
   if [[ $token == K10* && ! -e $server_ca ]]; then
     fail ConfigInvalid "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form"
   fi
-}
-
-check_token_files() {
-  local file
-  for file in drover-token drover-agent-token; do
-    if [[ ! -s $config_dir/$file ]]; then fail ConfigInvalid "The delivery brought no /etc/rancher/rke2/$file"; fi
-  done
-}
-
-# Ready, voting, and its own API server answers. Active alone proves none of it.
-server_is_ready() {
-  if ! read_node "$admin_config"; then
-    reason="the API does not know the node yet"
-  elif [[ $node_ready != True ]]; then
-    reason="the node is not Ready"
-  elif [[ $node_votes != True ]]; then
-    reason="its etcd member does not vote yet"
-  elif ! has_api; then
-    reason="its API server does not say ok"
-  else
-    return 0
-  fi
-  return 1
 }
 
 main() {
@@ -118,19 +83,13 @@ main() {
   start_unit "$changed"
   watch_unit server_is_ready
 
-  read_members || fail NotReady "The members of etcd cannot be read on $node_name"
-  read_ca_hash || fail NotReady "The cluster CA is not on the disk of $node_name"
-  local -r ca_hash="$REPLY"
+  read_server_fields
   if [[ $mode == bootstrap ]]; then
     upload kubeconfig "$admin_config" || fail UploadFailed "The kubeconfig of the new cluster cannot be uploaded: $reason"
   fi
   # On the first server too: with its disk rebuilt it joins the others instead of making a second cluster. Read at the next start only.
   place_join_file "$endpoint"
-
-  json_string "$address"
-  local -r own_address="$REPLY"
-  json_string "$node_version"
-  succeed address "$own_address" caHash "\"$ca_hash\"" voter true members "$members" version "$REPLY"
+  succeed "${server_fields[@]}"
 }
 
 main "$@"

@@ -17,10 +17,13 @@ const samples: Record<string, readonly string[]> = {
   version: ["v1.35.7+rke2r1", "v1.31.4-rc1+rke2r12"],
   profile: ["none", "cis"],
   selinux: ["true", "false"],
-  mode: ["bootstrap", "join"],
+  mode: ["bootstrap", "join", "snapshot", "survivor"],
   joinAddress: ["10.0.1.5"],
   joins: ["i-0a1b2c3d4e5f60718:10.0.1.5", Array(50).fill("i-0a1b2c3d4e5f60718:100.100.100.100").join(",")],
   endpoint: ["drv-prod-1a2b3c4d-0123456789abcdef.elb.eu-central-1.amazonaws.com"],
+  snapshot: ["20260105T020000Z-1a2b3c4d"],
+  restore: ["restore-1a2b3c4d", "r".repeat(80)],
+  revision: ["0", "123456789012345678"],
   nodes: ["server-i-0a1b2c3d4e5f60718", "workers-i-1,workers-i-2"],
 };
 const hostile = ["$(touch /tmp/x)", "`id`", "a;b", "a b", "a\nb", 'a"b', "a'b", "a|b", "--all", "a&b", "../x", "$HOME", "{{ ssm:x }}", "\\", "é"];
