@@ -1,7 +1,7 @@
 /** How the end of an operation is recorded: its card or its success, stored, announced, and the cluster marked. Used by the workflow itself and by whoever finds it dead. */
 import { writeFailureCard } from "../core/failure-card.js";
 import { nodeName, stateKeys } from "../core/layout.js";
-import { nodeFailureSchema } from "../core/node-commands.js";
+import { type NodeFailure, nodeFailureSchema } from "../core/node-commands.js";
 import type { ClusterRecord, FailureCard, OperationRecord } from "../core/records.js";
 import type { Announcer } from "./aws/events.js";
 import type { Inventory } from "./aws/inventory.js";
@@ -126,10 +126,17 @@ export async function finish(operation: OperationRecord, state: StateStore, now:
   );
 }
 
-/** The node that a failed command names in its cause, if it does and if the cause was not cut. */
-function nodeOf(cause: string) {
+interface NamedNode {
+  readonly name: string;
+  readonly instanceId: string;
+  readonly failure: NodeFailure;
+}
+
+/** The node that a failed command names in its cause, if it does and if the cause was not cut. A child execution's failure is wrapped in its parent's. */
+function nodeOf(cause: string): NamedNode | undefined {
   try {
-    const { node } = JSON.parse(cause) as { node?: { instanceId?: string; pool?: string; failure?: unknown } };
+    const { node, Cause } = JSON.parse(cause) as { node?: { instanceId?: string; pool?: string; failure?: unknown }; Cause?: unknown };
+    if (node === undefined && typeof Cause === "string") return nodeOf(Cause);
     const failure = nodeFailureSchema.safeParse(node?.failure);
     if (node?.instanceId === undefined || !failure.success) return undefined;
     return { name: nodeName(node.pool ?? "node", node.instanceId), instanceId: node.instanceId, failure: failure.data };

@@ -42,6 +42,14 @@ export async function readRecord(state: StateStore, cluster: string): Promise<Cl
   return found.value;
 }
 
+export async function readOperation(state: StateStore, step: Pick<StepInput, "cluster" | "operation">): Promise<OperationRecord> {
+  const found = await state.read<OperationRecord>(stateKeys.operation(step.cluster, step.operation));
+  if (found === undefined) {
+    throw new Unsafe(`The record of operation ${step.operation} is gone from the state bucket`, "Start the operation again");
+  }
+  return found.value;
+}
+
 /** Changes the record under If-Match; it must exist. */
 export async function updateRecord(state: StateStore, cluster: string, change: (record: ClusterRecord) => ClusterRecord): Promise<ClusterRecord> {
   return changeRecord(state, cluster, change);

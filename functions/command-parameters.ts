@@ -6,9 +6,11 @@ import { artifactKeys, serverPool, shortHash, stateKeys } from "../core/layout.j
 import { type DeliveryEntry, joinsText, nodeCommands, nodePaths } from "../core/node-commands.js";
 import type { ClusterRecord } from "../core/records.js";
 import { fullToken, renderConfigs, tokenPaths } from "../core/rke2-config.js";
-import { endpointOf } from "./cluster.js";
+import { snapshotIdOfPass } from "../core/snapshots.js";
+import { endpointOf, readOperation } from "./cluster.js";
 import type { CommandFile } from "./command-file.js";
 import { type CommandClients, type CommandInput, namesOfLost } from "./run-node-command.js";
+import { savedSnapshot, snapshotServer } from "./saved-snapshot.js";
 
 /** @throws Unsafe when the workflow's order was broken: a command before what it needs is known */
 export async function commandParameters(
@@ -57,6 +59,13 @@ export async function commandParameters(
       return parameters.parse({ pool: serverPool });
     case "remove-node":
       return parameters.parse({ pool: serverPool, role: "server", nodes: (await namesOfLost(clients.state, step)).join(",") });
+    case "save-snapshot":
+      return parameters.parse({ pool, snapshot: await snapshotOf(step, record, clients) });
+    case "upload-snapshot": {
+      const snapshot = await snapshotOf(step, record, clients);
+      const entries = await clients.snapshots.upload(record.uid, snapshot, (await savedSnapshot(clients.state, step)).result);
+      return parameters.parse({ pool, snapshot, delivery: await clients.deliveries.list(record.uid, delivery, entries) });
+    }
     case "collect-diagnostics": {
       const entry = await clients.deliveries.upload("diagnostics", stateKeys.upload(record.uid, delivery, "diagnostics.tar.gz"));
       return parameters.parse({ pool, delivery: await clients.deliveries.list(record.uid, delivery, [entry]) });
@@ -75,9 +84,13 @@ export function kubeconfigUpload(record: ClusterRecord, file: Pick<CommandFile, 
 }
 
 async function poolOf(step: CommandInput, clients: CommandClients): Promise<string> {
-  if (step.group === "any-server" || step.group === "lost-nodes") return serverPool;
+  if (step.group === "any-server" || step.group === "lost-nodes" || step.group === snapshotServer) return serverPool;
   const group = await clients.state.read<{ readonly pool: string }>(stateKeys.group(step.cluster, step.operation, step.group));
   return group?.value.pool ?? serverPool;
+}
+
+async function snapshotOf(step: CommandInput, record: ClusterRecord, { state }: CommandClients): Promise<string> {
+  return snapshotIdOfPass(record.uid, await readOperation(state, step), step.pass);
 }
 
 /** Archives of the release, held to its own checksum file, and the configuration of this pool. */

@@ -10,12 +10,14 @@ import { lateAfterSeconds, type NodeGroup } from "../core/groups.js";
 import { nodeName, stateKeys } from "../core/layout.js";
 import { deliveryTimeoutSeconds, type NodeCommandName, nodeCommands } from "../core/node-commands.js";
 import { isAlive, type ObservedInstance } from "../core/nodes.js";
-import type { ClusterRecord } from "../core/records.js";
+import type { ClusterRecord, ServerMember } from "../core/records.js";
+import { chooseSnapshotServer } from "../core/snapshots.js";
 import { type ArtifactReader, artifactReader } from "./aws/artifacts.js";
 import { type Commands, commands } from "./aws/commands.js";
 import { type Deliveries, deliveries } from "./aws/deliveries.js";
 import { type Instances, instances } from "./aws/instances.js";
 import { type SecretStore, secretStore } from "./aws/secrets.js";
+import { type SnapshotStore, snapshotStore } from "./aws/snapshots.js";
 import { type StateStore, stateStore } from "./aws/state.js";
 import { type Workflows, workflows } from "./aws/workflows.js";
 import type { LostNodes } from "./clear-lost-nodes.js";
@@ -23,15 +25,18 @@ import { holdLease, observe, readRecord, stepInput } from "./cluster.js";
 import { type Callback, type CommandFile, commandComment, commandKey, settle } from "./command-file.js";
 import { commandParameters, kubeconfigUpload } from "./command-parameters.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
+import { snapshotServer } from "./saved-snapshot.js";
 
 const input = stepInput.extend({
   pass: z.number().int().min(1),
   command: z.enum(Object.keys(nodeCommands) as [NodeCommandName, ...NodeCommandName[]]),
-  /** Name of a group file, or `any-server` or `lost-nodes`, which are found now. */
+  /** Name of a group file, or `any-server`, `lost-nodes` or `snapshot-server`, which are found now. */
   group: z.string().min(1),
   taskToken: z.string().min(1),
   mode: z.enum(["bootstrap", "join"]).optional(),
   joinAddress: z.string().optional(),
+  /** Of check-cluster: `answer` takes whatever a server says; without it, the cluster must be what its record wants. */
+  expect: z.literal("answer").optional(),
 });
 export type CommandInput = z.output<typeof input>;
 
@@ -43,13 +48,14 @@ export interface CommandClients {
   readonly deliveries: Deliveries;
   readonly secrets: SecretStore;
   readonly artifacts: ArtifactReader;
+  readonly snapshots: SnapshotStore;
   /** Document name by node command. */
   readonly documents: Readonly<Record<NodeCommandName, string>>;
 }
 
 export const runNodeCommand: Task<CommandInput, CommandClients, { readonly commandId: string }> = async (step, clients, moment) => {
   await holdLease(clients.state, step);
-  const key = commandKey(step, step.command, step.group, step.pass);
+  const key = keyOf(step, step.command, step.pass);
   const found = await clients.state.read<CommandFile>(key);
   const isAnew = found === undefined || found.value.stage === "reported";
   const file = isAnew ? await open(step, key, found?.value, clients, moment) : found.value;
@@ -60,6 +66,11 @@ export const runNodeCommand: Task<CommandInput, CommandClients, { readonly comma
   await settle(sent, step.taskToken, clients, moment.now);
   return { commandId: sent.commandId ?? "" };
 };
+
+/** A check that only wants an answer is another command than one that waits until the cluster is ready. */
+function keyOf(step: CommandInput, command: NodeCommandName, pass: number): string {
+  return commandKey(step, command, step.expect === undefined ? step.group : `${step.group}-${step.expect}`, pass);
+}
 
 /** Decides whom the command goes to, and remembers that it is about to be sent. */
 async function open(
@@ -87,6 +98,7 @@ async function open(
     command: step.command,
     step: { execution, cluster, operation, step: state },
     group: step.group,
+    ...(step.expect === undefined ? {} : { expect: step.expect }),
     number,
     stage: "sending",
     document: clients.documents[step.command],
@@ -120,12 +132,13 @@ async function send(step: CommandInput, file: CommandFile, isAnew: boolean, clie
 }
 
 async function groupOf(step: CommandInput, record: ClusterRecord, clients: CommandClients, moment: Moment): Promise<Pick<NodeGroup, "instanceIds">> {
-  if (step.group === "any-server" || step.group === "lost-nodes") {
+  if (step.group === "any-server" || step.group === "lost-nodes" || step.group === snapshotServer) {
     const { instances: observed } = await observe(clients.state, clients.instances, record, moment.now);
     const living = record.members.filter((member) =>
       observed.some((instance) => instance.instanceId === member.instanceId && instance.state === "running"),
     );
-    const [server] = [...living].sort((a, b) => a.slot - b.slot);
+    const server =
+      step.group === snapshotServer ? await serverForSnapshot(step, living, clients.state) : [...living].sort((a, b) => a.slot - b.slot)[0];
     if (server === undefined)
       throw new Unsafe(`No server of ${step.cluster} that was a member is running`, "Look at the instances, or delete the cluster");
     return { instanceIds: [server.instanceId] };
@@ -134,6 +147,30 @@ async function groupOf(step: CommandInput, record: ClusterRecord, clients: Comma
   if (group === undefined)
     throw new Unsafe(`The group ${step.group} of ${step.operation} is gone from the state bucket`, "Start the operation again");
   return group.value;
+}
+
+/**
+ * Who saves the snapshot, and then uploads what it saved: judged by what a server said of the cluster just before. Whoever has failed at it in an earlier
+ * pass, or did not answer, comes last.
+ */
+async function serverForSnapshot(step: CommandInput, living: readonly ServerMember[], state: StateStore): Promise<ServerMember | undefined> {
+  const fileOf = async (command: NodeCommandName, pass: number) =>
+    (await state.read<CommandFile>(commandKey(step, command, snapshotServer, pass)))?.value;
+  if (step.command === "upload-snapshot") {
+    const saved = await fileOf("save-snapshot", step.pass);
+    const server = living.find(({ instanceId }) => saved?.outcome?.succeeded.includes(instanceId));
+    if (server !== undefined) return server;
+    throw new NodeLost(
+      `upload-snapshot: the machine of ${saved?.instanceIds.join(", ") ?? "nobody"} that saved the snapshot is gone`,
+      "Taking another",
+    );
+  }
+  const earlier = await Promise.all(Array.from({ length: step.pass - 1 }, (_, index) => fileOf("save-snapshot", index + 1)));
+  const asked = (await state.read<CommandFile>(commandKey(step, "check-cluster", "any-server-answer", 1)))?.value;
+  const answer = nodeCommands["check-cluster"].result.safeParse(asked?.outcome?.result);
+  const check = answer.success && answer.data.apiReady ? answer.data : undefined;
+  const silent = check === undefined ? (asked?.instanceIds ?? []) : [];
+  return chooseSnapshotServer({ living, check, failed: [...silent, ...earlier.flatMap((file) => file?.instanceIds ?? [])] });
 }
 
 /** Who can take a command now: SSM refuses the whole command when one instance is not registered, so the gone are left out and the late waited for. */
@@ -174,6 +211,7 @@ export const handler = lambda(
     deliveries: deliveries(environment("STATE_BUCKET"), environment("SECRETS_KEY_ARN")),
     secrets: secretStore(environment("STATE_BUCKET"), environment("SECRETS_KEY_ARN")),
     artifacts: artifactReader(environment("ARTIFACT_BUCKET")),
+    snapshots: snapshotStore(environment("SNAPSHOT_BUCKET")),
     documents: JSON.parse(environment("DOCUMENTS")) as Readonly<Record<NodeCommandName, string>>,
   }),
   runNodeCommand,
