@@ -4,13 +4,15 @@ import {
   type ClusterSummary,
   createRequestSchema,
   deleteRequestSchema,
+  drillRequestSchema,
   type NodeStatus,
   snapshotRequestSchema,
 } from "../core/api.js";
+import { assessQuorum } from "../core/cluster-health.js";
 import { nodeName, stateKeys } from "../core/layout.js";
 import { byPlace } from "../core/nodes.js";
 import type { ClusterRecord, Lease, OperationRecord } from "../core/records.js";
-import { type AdmissionClients, admissionClients, admitBackup, admitCreate, admitDelete } from "./admission.js";
+import { type AdmissionClients, admissionClients, admitBackup, admitCreate, admitDelete, admitDrill } from "./admission.js";
 import type { StateStore } from "./aws/state.js";
 import { httpHandler, NotFound, nameIn, type Route, readBody } from "./http.js";
 
@@ -32,6 +34,12 @@ const createSnapshot: Route<AdmissionClients> = async (request, clients, moment)
   return { status: asked.preview ? 200 : 202, body: answer };
 };
 
+const drillRestore: Route<AdmissionClients> = async (request, clients, moment) => {
+  const asked = readBody(drillRequestSchema, request.body);
+  const answer = await admitDrill({ ...asked, cluster: nameIn(request.path), requestedBy: request.caller }, clients, moment);
+  return { status: asked.preview ? 200 : 202, body: answer };
+};
+
 const listClusters: Route<AdmissionClients> = async (_, { state }) => {
   const keys = (await state.list(stateKeys.allClusters)).filter((key) => key.endsWith("/record.json"));
   const records = await Promise.all(keys.map((key) => state.read<ClusterRecord>(key)));
@@ -39,7 +47,7 @@ const listClusters: Route<AdmissionClients> = async (_, { state }) => {
   return { status: 200, body: { clusters: clusters.sort((a, b) => a.name.localeCompare(b.name)) } };
 };
 
-const readCluster: Route<AdmissionClients> = async (request, { state, instances }) => {
+const readCluster: Route<AdmissionClients> = async (request, { state, instances }, moment) => {
   const name = nameIn(request.path);
   const record = (await state.read<ClusterRecord>(stateKeys.record(name)))?.value;
   if (record === undefined) throw new NotFound(`There is no cluster ${name}`, "See which there are: drover list");
@@ -56,11 +64,13 @@ const readCluster: Route<AdmissionClients> = async (request, { state, instances 
       return { name: nodeName(pool, instanceId), role, pool, slot, instanceId, instanceType, zone, address, state: instanceState, launchedAt };
     });
   const [latest] = operations;
+  const quorum = assessQuorum({ record, observed, now: moment.now });
   const status: ClusterStatus = {
     record,
     nodes,
     ...(lease === undefined ? {} : { lease: lease.value }),
     ...(latest === undefined ? {} : { operation: latest }),
+    ...(quorum === undefined ? {} : { quorum }),
   };
   return { status: 200, body: status };
 };
@@ -109,4 +119,5 @@ export const handler = httpHandler(admissionClients, {
   listOperations,
   readOperation,
   createSnapshot,
+  drillRestore,
 });
