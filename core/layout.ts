@@ -93,6 +93,7 @@ export function endpointNames(cluster: string, uid: string) {
     apiTargetGroup: `drv-${stem}-a`,
     loadBalancerSecurityGroup: `drover-${cluster}-${shortHash(uid)}-endpoint`,
     nodeSecurityGroup: `drover-${cluster}-${shortHash(uid)}-nodes`,
+    drillSecurityGroup: `drover-${cluster}-${shortHash(uid)}-drill`,
   } as const;
 }
 
@@ -103,6 +104,9 @@ export function slotName(pool: string, slot: number): string {
 
 /** The pool name servers have in tags and plans; no agent pool may take it. */
 export const serverPool = "server";
+
+/** Role, pool and first part of the node name of a throw-away server on which a snapshot is restored to prove that it can be; no agent pool may take it. */
+export const drillRole = "drill";
 
 /**
  * Kubernetes node name: unique for ever, because instance ids are. A re-used name would meet the node password of the one before it

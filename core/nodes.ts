@@ -1,7 +1,7 @@
 /**
  * Instances of a cluster as EC2 shows them now: the facts every decision about nodes starts from.
  */
-import { tags as tagKeys } from "./layout.js";
+import { drillRole, tags as tagKeys } from "./layout.js";
 
 /**
  * EC2's instance states, and `unseen`: a launch has answered with the id, but Describe calls do not show it yet (eventual consistency, EC2 API
@@ -57,11 +57,13 @@ export function observedFromTags(instance: TaggedInstance): ObservedInstance | u
   const role = instance.tags[tagKeys.role];
   const pool = instance.tags[tagKeys.pool];
   const firstSlot = instance.tags[tagKeys.slot] ?? "";
-  if ((role !== "server" && role !== "agent") || pool === undefined || pool === "" || !/^[1-9]\d{0,6}$/.test(firstSlot)) return undefined;
+  if ((role !== "server" && role !== "agent" && role !== drillRole) || pool === undefined || pool === "" || !/^[1-9]\d{0,6}$/.test(firstSlot))
+    return undefined;
   if (!instanceStates.includes(instance.state)) return undefined;
   return {
     instanceId: instance.instanceId,
-    role,
+    // What a drill restores a snapshot on is a server, though none of this cluster: its pool tells.
+    role: role === drillRole ? "server" : role,
     pool,
     slot: Number(firstSlot) + instance.amiLaunchIndex,
     operation: instance.tags[tagKeys.operation] ?? "",
@@ -73,6 +75,11 @@ export function observedFromTags(instance: TaggedInstance): ObservedInstance | u
     launchedAt: instance.launchedAt,
     ...(instance.stateReason === undefined ? {} : { stateReason: instance.stateReason }),
   };
+}
+
+/** A throw-away server on which a snapshot is tried out: it carries the cluster's name and is no node of it. */
+export function isDrill(node: Pick<ObservedInstance, "pool">): boolean {
+  return node.pool === drillRole;
 }
 
 /** It runs, or will: the states of a node that can do its work. A stopped instance is neither alive nor gone. */

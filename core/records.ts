@@ -60,7 +60,11 @@ export type RestoreSource =
       readonly takenAt: string;
       readonly revision: number;
       readonly keys: number;
+      readonly hash: number;
+      readonly compactRevision: number;
       readonly kubernetesId: string;
+      /** Generation of the token that opens it, of the cluster that it is of. */
+      readonly tokenGeneration: number;
     }
   | { readonly kind: "survivor" };
 

@@ -7,6 +7,7 @@
 import type { Fault } from "./failures.js";
 import { lateAfterSeconds } from "./groups.js";
 import { snapshotKeys } from "./layout.js";
+import type { NodeCommandResult } from "./node-commands.js";
 import { isAlive, isGone, type ObservedInstance } from "./nodes.js";
 import type { ClusterRecord, RestoreRecord, RestoreSource } from "./records.js";
 import { type Manifest, proofFault, type StoredObject, sizeFault } from "./snapshots.js";
@@ -333,27 +334,57 @@ function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** How a restored copy differs from its manifest, one sentence each. A drill is proven when there is none. */
-export function drillFaults(
-  manifest: Manifest,
-  restored: {
-    readonly revision: number;
-    readonly keys: number;
-    readonly hash: number;
-    readonly compactRevision: number;
-    readonly newestRevision: number;
-    readonly clusterId: string;
-  },
-): string[] {
-  const { etcd, cluster } = manifest;
-  return [
-    ...(restored.clusterId === cluster.kubernetesId ? [] : [`it is cluster ${restored.clusterId}, expected ${cluster.kubernetesId}`]),
-    ...(restored.newestRevision >= etcd.revision ? [] : [`its newest revision is ${restored.newestRevision}, expected ${etcd.revision} or later`]),
-    ...(restored.revision === etcd.revision ? [] : [`it was read at revision ${restored.revision}, expected ${etcd.revision}`]),
-    ...(restored.keys === etcd.keys ? [] : [`it has ${restored.keys} keys at revision ${etcd.revision}, expected ${etcd.keys}`]),
+/** What a restore goes by from now on: the snapshot may be read again, its manifest need not be. */
+export function sourceOf(manifest: Manifest, tokenGeneration: number): SnapshotSource {
+  const { etcd, file, cluster } = manifest;
+  return {
+    kind: "snapshot",
+    uid: cluster.uid,
+    snapshot: manifest.id,
+    versionId: file.versionId,
+    sha256: file.sha256,
+    bytes: file.bytes,
+    takenAt: manifest.takenAt,
+    revision: etcd.revision,
+    keys: etcd.keys,
+    hash: etcd.hash,
+    compactRevision: etcd.compactRevision,
+    kubernetesId: cluster.kubernetesId,
+    tokenGeneration,
+  };
+}
+
+export type SnapshotSource = Extract<RestoreSource, { kind: "snapshot" }>;
+
+/** What a node reports of the etcd that it has restored. */
+export type RestoredState = Pick<
+  NodeCommandResult<"restore-snapshot">,
+  "revision" | "keys" | "hash" | "compactRevision" | "newestRevision" | "clusterId"
+>;
+
+/**
+ * How what came back differs from what was proven, one sentence each.
+ *
+ * A node reads the state at the snapshot's revision. Where etcd has compacted that already, it reads a later one, and then keys and hash say nothing: that
+ * is no difference, but no proof either (`unproven`).
+ */
+export function compareRestored(
+  source: SnapshotSource,
+  restored: RestoredState,
+): { readonly faults: readonly string[]; readonly unproven: readonly string[] } {
+  const faults: string[] = [];
+  const unproven: string[] = [];
+  if (restored.clusterId !== source.kubernetesId) faults.push(`it is cluster ${restored.clusterId}, expected ${source.kubernetesId}`);
+  if (restored.newestRevision < source.revision) {
+    faults.push(`its newest revision is ${restored.newestRevision}, expected ${source.revision} or later`);
+  } else if (restored.revision !== source.revision) {
+    unproven.push(`its keys could not be counted at revision ${source.revision}, but only at ${restored.revision}`);
+  } else {
+    if (restored.keys !== source.keys) faults.push(`it has ${restored.keys} keys at revision ${source.revision}, expected ${source.keys}`);
     // etcd's hash covers what came after the last compaction: only equal spans can be compared (etcd source, HashKV).
-    ...(restored.compactRevision !== etcd.compactRevision || restored.hash === etcd.hash
-      ? []
-      : [`the hash of its keys is ${restored.hash}, expected ${etcd.hash}`]),
-  ];
+    if (restored.compactRevision === source.compactRevision && restored.hash !== source.hash) {
+      faults.push(`the hash of its keys is ${restored.hash}, expected ${source.hash}`);
+    }
+  }
+  return { faults, unproven };
 }

@@ -12,7 +12,7 @@ import { archivesOfCluster, imageArchive, knownImageSets, missingArchives } from
 import { type AgentPool, type Architecture, type ClusterFile, type ConfigValue, clusterFileSchema } from "./cluster-file.js";
 import { cronFault } from "./cron.js";
 import type { Fault } from "./failures.js";
-import { serverPool } from "./layout.js";
+import { drillRole, serverPool } from "./layout.js";
 import { contains, networkFault, overlaps, parseAddress, parseNetwork } from "./networks.js";
 import { poolLabel } from "./rke2-config.js";
 import { disableItems, foreignKeys, nearest, ownedKeys, type Rke2Key, rke2Keys } from "./rke2-keys.js";
@@ -444,6 +444,8 @@ function poolRules({ spec }: ClusterFile): Finding[] {
     const first = agentPools.findIndex(({ name }) => name === pool.name);
     if (first < index) findings.push(error([...path, "name"], `${pool.name} is the name of spec.agentPools[${first}] too: pool names must differ`));
     if (pool.name === serverPool) findings.push(error([...path, "name"], `${serverPool} is the name of the servers' pool: choose another`));
+    if (pool.name === drillRole)
+      findings.push(error([...path, "name"], `${drillRole} is the name of servers that try out snapshots: choose another`));
     findings.push(...labelRules([...path, "labels"], pool.labels), ...taintRules([...path, "taints"], pool.taints));
   }
   findings.push(...taintRules(["spec", "servers", "taints"], servers.taints));

@@ -27,7 +27,7 @@ export const terminateNodes: Task<z.output<typeof input>, Clients, { readonly te
   await holdLease(clients.state, step);
   const record = await readRecord(clients.state, step.cluster);
   const { instances: observed } = await observe(clients.state, clients.instances, record, moment.now);
-  const going = step.which === "all" ? observed : await lost(step, clients.state, observed);
+  const going = step.which === "all" ? [...observed, ...(await clients.instances.drillsOf(record.uid))] : await lost(step, clients.state, observed);
   const remaining = going.filter((instance) => instance.state !== "terminated");
   const endpointLeft = step.which === "lost" || (await leaveEndpoint(record, remaining, clients.balancers));
   const now = remaining.filter((instance) => !isGone(instance.state) && (endpointLeft || instance.role === "agent"));

@@ -9,14 +9,14 @@ import {
   RunInstancesCommand,
   TerminateInstancesCommand,
 } from "@aws-sdk/client-ec2";
-import { tags } from "../../core/layout.js";
-import { type ObservedInstance, observedFromTags } from "../../core/nodes.js";
+import { type drillRole, tags } from "../../core/layout.js";
+import { isDrill, type ObservedInstance, observedFromTags } from "../../core/nodes.js";
 
 export interface LaunchOrder {
   readonly cluster: string;
   readonly uid: string;
   readonly operation: string;
-  readonly role: "server" | "agent";
+  readonly role: "server" | "agent" | typeof drillRole;
   readonly pool: string;
   readonly firstSlot: number;
   readonly pass: number;
@@ -53,8 +53,10 @@ export interface SubnetFacts {
 }
 
 export interface Instances {
-  /** Every instance that carries the cluster's uid, gone ones as long as EC2 remembers them (about an hour). */
+  /** Every node that carries the cluster's uid, gone ones as long as EC2 remembers them (about an hour). */
   ofCluster(uid: string): Promise<readonly ObservedInstance[]>;
+  /** The throw-away servers that carry it: no nodes of the cluster, but its cost. */
+  drillsOf(uid: string): Promise<readonly ObservedInstance[]>;
   /** States of these instances; one that EC2 does not know is not in the answer. */
   byId(ids: readonly string[]): Promise<readonly ObservedInstance[]>;
   /** Launches as many of `count` as there is room for, at least one. The same token answers with the same instances. */
@@ -91,7 +93,8 @@ export function instances(ec2: EC2Client = new EC2Client({})): Instances {
     return found;
   };
   return {
-    ofCluster: (uid) => describe({ name: `tag:${tags.uid}`, values: [uid] }),
+    ofCluster: async (uid) => (await describe({ name: `tag:${tags.uid}`, values: [uid] })).filter((node) => !isDrill(node)),
+    drillsOf: async (uid) => (await describe({ name: `tag:${tags.uid}`, values: [uid] })).filter(isDrill),
     async byId(ids) {
       // A filter, not InstanceIds: one id that is not visible yet would fail the whole request.
       return ids.length === 0 ? [] : describe({ name: "instance-id", values: ids });

@@ -21,8 +21,9 @@ export function inventory(ec2: EC2Client = new EC2Client({})): Inventory {
   return {
     async ofCluster(name, uid) {
       const names = endpointNames(name, uid);
-      const [nodes, volumes, interfaces, endpoint, securityGroups] = await Promise.all([
+      const [nodes, drills, volumes, interfaces, endpoint, securityGroups] = await Promise.all([
         machines.ofCluster(uid),
+        machines.drillsOf(uid),
         everyPage(async (next) => {
           const page = await ec2.send(new DescribeVolumesCommand({ Filters: tagged(uid), MaxResults: 500, ...next }));
           return { items: page.Volumes ?? [], next: page.NextToken };
@@ -41,7 +42,7 @@ export function inventory(ec2: EC2Client = new EC2Client({})): Inventory {
         dollarsPerHour: hourlyPrice(kind, detail),
       });
       return [
-        ...nodes.filter((node) => !isGone(node.state)).map((node) => left("instance", node.instanceId, node.instanceType)),
+        ...[...nodes, ...drills].filter((node) => !isGone(node.state)).map((node) => left("instance", node.instanceId, node.instanceType)),
         ...volumes.map((volume) => left("volume", volume.VolumeId ?? "", `${volume.Size ?? 0} GiB`)),
         ...interfaces.map((each) => left("network-interface", each.NetworkInterfaceId ?? "", each.Status ?? "")),
         ...endpoint.loadBalancers.map((balancer) => left("load-balancer", balancer.arn, balancer.name)),

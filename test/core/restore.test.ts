@@ -2,7 +2,17 @@ import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { RestoreRecord, RestoreSource } from "../../core/records.js";
-import { decideRestore, drillFaults, durationText, estimateLoss, lossText, preflight, restorePlan, type SnapshotFacts } from "../../core/restore.js";
+import {
+  compareRestored,
+  decideRestore,
+  durationText,
+  estimateLoss,
+  lossText,
+  preflight,
+  restorePlan,
+  type SnapshotFacts,
+  sourceOf,
+} from "../../core/restore.js";
 import type { Manifest, StoredObject } from "../../core/snapshots.js";
 import { agent, answered, at, decided, instance, member, record } from "./facts.js";
 
@@ -135,18 +145,7 @@ describe("what a restore loses", () => {
   ])("says %d seconds as %s", (seconds, text) => expect(durationText(seconds)).toBe(text));
 });
 
-const source: RestoreSource = {
-  kind: "snapshot",
-  uid: "uid-1",
-  snapshot: id,
-  versionId: "v-1",
-  sha256,
-  bytes,
-  takenAt: at(-3600),
-  revision: 1000,
-  keys: 700,
-  kubernetesId: "kube-1",
-};
+const source: RestoreSource = sourceOf(manifest(), 1);
 const server = (slot: number, facts: object = {}) => instance({ instanceId: `i-${slot}`, slot, launchedAt: at(-9000), ...facts });
 const three = [server(1), server(2), server(3)];
 const members = [member("i-1", 1), member("i-2", 2), member("i-3", 3)];
@@ -307,19 +306,27 @@ describe("the plan a person confirms", () => {
   });
 });
 
-describe("a drill", () => {
+describe("comparing what came back with what was proven", () => {
   const restored = { revision: 1000, keys: 700, hash: 42, compactRevision: 900, newestRevision: 1004, clusterId: "kube-1" };
-  it("is proven when what came back is what the manifest says", () => expect(drillFaults(manifest(), restored)).toEqual([]));
+  const compare = (facts: Partial<typeof restored> = {}) => compareRestored(sourceOf(manifest(), 1), { ...restored, ...facts });
+
+  it("finds nothing where all is as it was, and writes since then", () => expect(compare()).toEqual({ faults: [], unproven: [] }));
   it("compares hashes only of the same span", () => {
-    expect(drillFaults(manifest(), { ...restored, compactRevision: 950, hash: 7 })).toEqual([]);
-    expect(drillFaults(manifest(), { ...restored, hash: 7 })).toEqual(["the hash of its keys is 7, expected 42"]);
+    expect(compare({ compactRevision: 950, hash: 7 })).toEqual({ faults: [], unproven: [] });
+    expect(compare({ hash: 7 }).faults).toEqual(["the hash of its keys is 7, expected 42"]);
   });
   it("names everything that differs", () => {
-    expect(drillFaults(manifest(), { ...restored, keys: 699, newestRevision: 999, revision: 999, clusterId: "kube-2" })).toEqual([
+    expect(compare({ keys: 699, hash: 7, clusterId: "kube-2" }).faults).toEqual([
       "it is cluster kube-2, expected kube-1",
-      "its newest revision is 999, expected 1000 or later",
-      "it was read at revision 999, expected 1000",
       "it has 699 keys at revision 1000, expected 700",
+      "the hash of its keys is 7, expected 42",
     ]);
+    expect(compare({ newestRevision: 999, revision: 999 }).faults).toEqual(["its newest revision is 999, expected 1000 or later"]);
+  });
+  it("calls nothing proven that could not be compared, nor wrong", () => {
+    expect(compare({ revision: 1004, keys: 702 })).toEqual({
+      faults: [],
+      unproven: ["its keys could not be counted at revision 1000, but only at 1004"],
+    });
   });
 });
