@@ -21,6 +21,7 @@ export const environmentNames = [
   "DOCUMENTS",
   "CREATE_STATE_MACHINE_ARN",
   "DELETE_STATE_MACHINE_ARN",
+  "BACKUP_STATE_MACHINE_ARN",
 ] as const;
 export type EnvironmentName = (typeof environmentNames)[number];
 

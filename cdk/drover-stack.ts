@@ -44,6 +44,7 @@ export class DroverStack extends Stack {
         DOCUMENTS: JSON.stringify(documents),
         CREATE_STATE_MACHINE_ARN: workflowArn(this, "create-cluster"),
         DELETE_STATE_MACHINE_ARN: workflowArn(this, "delete-cluster"),
+        BACKUP_STATE_MACHINE_ARN: workflowArn(this, "backup-cluster"),
       },
       {
         stack: this,
@@ -68,6 +69,7 @@ export class DroverStack extends Stack {
       EventBusName: [bus.eventBusName, "Requests, and what Drover says about clusters"],
       CreateStateMachineArn: [workflows["create-cluster"].stateMachineArn, "Creates a cluster"],
       DeleteStateMachineArn: [workflows["delete-cluster"].stateMachineArn, "Deletes a cluster"],
+      BackupStateMachineArn: [workflows["backup-cluster"].stateMachineArn, "Takes a snapshot of a cluster"],
       NodeInstanceProfileArn: [nodes.profile.instanceProfileArn, "What every node runs with"],
       DeadLetterQueueUrl: [deadLetters.queueUrl, "Events that could not be handled"],
     };

@@ -7,7 +7,7 @@
 import type { Stack } from "aws-cdk-lib";
 import type { PolicyStatementProps } from "aws-cdk-lib/aws-iam";
 import { eventSources } from "../core/events.js";
-import { artifactKeys, type SecretKind, stateKeys, tags } from "../core/layout.js";
+import { artifactKeys, type SecretKind, snapshotKeys, stateKeys, tags } from "../core/layout.js";
 import { documentPrefix } from "./documents.js";
 import type { FunctionName } from "./functions.js";
 import type { NodeRole } from "./node-role.js";
@@ -43,6 +43,7 @@ const work = `${stateKeys.work("*")}*`;
 const callback = stateKeys.callback("*");
 const delivery = stateKeys.delivery("*", "*", "*");
 const upload = stateKeys.upload("*", "*", "*");
+const snapshotUse = stateKeys.snapshotUse("*", "*", "*");
 const secret = (...kinds: SecretKind[]) => kinds.map((kind) => `${stateKeys.secrets("*")}${kind}/*`);
 
 /** Encryption happens inside S3: the key cannot be used through another service, nor directly. */
@@ -92,6 +93,39 @@ const writesArtifacts: Grant = (on) => [
   ...encrypts(on),
 ];
 const countsSnapshots: Grant = (on) => [{ actions: ["s3:ListBucket"], resources: [on.storage.snapshotBucket.bucketArn] }];
+const snapshotFile = snapshotKeys.snapshot("*", "*");
+const manifest = snapshotKeys.manifest("*", "*");
+const onSnapshots =
+  (actions: readonly string[], ...keys: string[]): Grant =>
+  (on) => [{ actions: [...actions], resources: keys.map((key) => on.storage.snapshotBucket.arnForObjects(key)) }];
+const findsUploads: Grant = (on) => [{ actions: ["s3:ListBucketMultipartUploads"], resources: [on.storage.snapshotBucket.bucketArn] }];
+/** Whoever signs an upload needs the right it gives; the parts of one are encrypted under the data key of its beginning. */
+const signsSnapshotUploads = (on: Deployed) => [
+  ...onSnapshots(["s3:PutObject"], snapshotFile)(on),
+  ...findsUploads(on),
+  ...encrypts(on),
+  ...decrypts(on),
+];
+/** Reads what is stored of a snapshot: a HEAD of the file, and the manifest's text. */
+const readsSnapshots = (on: Deployed) => [
+  ...onSnapshots(["s3:GetObject", "s3:GetObjectVersion"], snapshotFile, manifest)(on),
+  ...countsSnapshots(on),
+  ...decrypts(on),
+];
+const provesSnapshots = (on: Deployed) => [
+  ...readsSnapshots(on),
+  ...findsUploads(on),
+  ...onSnapshots(["s3:PutObject"], manifest)(on),
+  ...onSnapshots(["s3:PutObject", "s3:ListMultipartUploadParts"], snapshotFile)(on),
+  ...encrypts(on),
+];
+const looksAtLocks = onSnapshots(["s3:GetObjectRetention"], snapshotFile, manifest);
+/** Not s3:BypassGovernanceRetention: what is locked stays, whatever this function believes. */
+const removesSnapshots = (on: Deployed) => [
+  ...findsUploads(on),
+  ...onSnapshots(["s3:DeleteObjectVersion"], snapshotFile, manifest)(on),
+  ...onSnapshots(["s3:AbortMultipartUpload"], snapshotFile)(on),
+];
 
 // ---- Events and executions ----------------------------------------------------------------------------------------------------------------------
 
@@ -251,6 +285,8 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
   artifacts: all(readsArtifacts, writesArtifacts),
   "read-kubeconfig": all(reads(record, ...kubeconfig), opensSecrets),
 
+  snapshots: all(reads(record, operation, snapshotUse), readsSnapshots, looksAtLocks),
+
   "admit-event": admits,
   "complete-node-command": all(
     reads(callback, record),
@@ -282,6 +318,7 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
     opensSecrets,
     closesSecrets,
     readsArtifacts,
+    signsSnapshotUploads,
     looksAtNodes,
     findsCommands,
     looksAtCommands,
@@ -301,6 +338,10 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
     takesInventory,
     announces,
   ),
+
+  "prove-snapshot": all(step, changes(record), reads(command, ...secret("server-token")), opensSecrets, provesSnapshots, announces),
+  "prune-snapshots": all(step, reads(snapshotUse), readsSnapshots, looksAtLocks, removesSnapshots),
+  "record-snapshot-failure": all(reads(record), changes(operation), announces),
 
   "terminate-nodes": all(step, observes, reads(group), looksAtTargets, deregistersTargets, terminatesInstances),
   "delete-endpoint": all(step, findsEndpoints, removesEndpoints, looks("ec2:DescribeSecurityGroups"), removesSecurityGroups),

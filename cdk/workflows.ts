@@ -17,6 +17,8 @@ import { readSource } from "./sources.js";
 export const workflows = {
   "create-cluster": { id: "CreateCluster", environment: "CREATE_STATE_MACHINE_ARN" },
   "delete-cluster": { id: "DeleteCluster", environment: "DELETE_STATE_MACHINE_ARN" },
+  "backup-cluster": { id: "BackupCluster", environment: "BACKUP_STATE_MACHINE_ARN" },
+  "take-snapshot": { id: "TakeSnapshot", environment: undefined },
   "start-agent-group": { id: "StartAgentGroup", environment: undefined },
 } as const;
 export type WorkflowName = keyof typeof workflows;

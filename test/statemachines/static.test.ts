@@ -65,8 +65,8 @@ describe("the state machines together", () => {
   it("are refused by nothing that must hold between one and those it starts", () => {
     expect(familyFaults(family)).toEqual([]);
   });
-  it("are operations, but for the one that starts a group of agents", () => {
-    expect([...children]).toEqual(["StartAgentGroupStateMachine"]);
+  it("are operations, but for those that start a group of agents or take a snapshot", () => {
+    expect([...children].sort()).toEqual(["StartAgentGroupStateMachine", "TakeSnapshotStateMachine"]);
   });
 });
 
