@@ -8,7 +8,7 @@ import type { Construct } from "constructs";
 import { acknowledgeFindings } from "./acknowledged-findings.js";
 import type { Bundle } from "./bundle.js";
 import { makeDocuments } from "./documents.js";
-import { makeApi, makeBus, makeRules } from "./entrances.js";
+import { makeApi, makeBus, makeRules, makeSweep } from "./entrances.js";
 import { makeFunctions } from "./functions.js";
 import { makeNodeRole } from "./node-role.js";
 import { makeObservability } from "./observability.js";
@@ -42,6 +42,7 @@ export class DroverStack extends Stack {
         EVENT_BUS: bus.eventBusName,
         NODE_INSTANCE_PROFILE_ARN: nodes.profile.instanceProfileArn,
         DOCUMENTS: JSON.stringify(documents),
+        CLUSTER_METRICS: String(settings.clusterMetrics),
         CREATE_STATE_MACHINE_ARN: workflowArn(this, "create-cluster"),
         DELETE_STATE_MACHINE_ARN: workflowArn(this, "delete-cluster"),
         BACKUP_STATE_MACHINE_ARN: workflowArn(this, "backup-cluster"),
@@ -58,6 +59,7 @@ export class DroverStack extends Stack {
     );
     const workflows = makeWorkflows(this, functions, storage.stateKey, settings);
     const deadLetters = makeRules(this, bus, functions);
+    makeSweep(this, functions);
     const api = makeApi(this, functions, storage.stateKey, settings);
     makeObservability(this, { functions, workflows, deadLetters, api }, settings);
 

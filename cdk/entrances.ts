@@ -6,15 +6,18 @@ import { AccessLogFormat } from "aws-cdk-lib/aws-apigateway";
 import { HttpApi, HttpMethod, HttpStage, LogGroupLogDestination } from "aws-cdk-lib/aws-apigatewayv2";
 import { HttpIamAuthorizer } from "aws-cdk-lib/aws-apigatewayv2-authorizers";
 import { HttpLambdaIntegration } from "aws-cdk-lib/aws-apigatewayv2-integrations";
-import { Archive, EventBus, type EventPattern, Rule, Schedule } from "aws-cdk-lib/aws-events";
+import { Archive, EventBus, type EventPattern, Rule } from "aws-cdk-lib/aws-events";
 import { LambdaFunction as FunctionTarget } from "aws-cdk-lib/aws-events-targets";
 import { CfnRegistry, CfnSchema } from "aws-cdk-lib/aws-eventschemas";
 import { PolicyStatement } from "aws-cdk-lib/aws-iam";
 import type { Key } from "aws-cdk-lib/aws-kms";
 import type { IDestination } from "aws-cdk-lib/aws-lambda";
 import { LogGroup } from "aws-cdk-lib/aws-logs";
+import { Schedule, ScheduleExpression, ScheduleTargetInput } from "aws-cdk-lib/aws-scheduler";
+import { LambdaInvoke } from "aws-cdk-lib/aws-scheduler-targets";
 import { Queue, QueueEncryption } from "aws-cdk-lib/aws-sqs";
 import { routes } from "../core/api.js";
+import { sweepSeconds } from "../core/due.js";
 import { busName, type EventName, eventNames, eventSchemaDocument, eventSchemaName, eventSources, events } from "../core/events.js";
 import { documentPrefix } from "./documents.js";
 import type { FunctionName, Functions } from "./functions.js";
@@ -105,15 +108,28 @@ export function makeRules(stack: Stack, bus: EventBus, functions: Functions): Qu
     rule.addTarget(new FunctionTarget(functions[to], { deadLetterQueue: deadLetters, retryAttempts: 20, maxEventAge: maxAge }));
     functions[to].configureAsyncInvoke({ onFailure: sendTo(deadLetters), retryAttempts: 2, maxEventAge: maxAge });
   }
-  // AWS's events are best effort: without this, an operation whose event was lost would be shown as running for ever.
-  const sweep = new Rule(stack, "OperationsLookedAfter", {
-    description: "Every few minutes: closes operations whose execution has ended and whose event never came",
-    schedule: Schedule.rate(Duration.minutes(5)),
-  });
-  sweep.addTarget(
-    new FunctionTarget(functions["observe-execution"], { deadLetterQueue: deadLetters, retryAttempts: 2, maxEventAge: Duration.hours(6) }),
-  );
   return deadLetters;
+}
+
+/**
+ * The fleet's clock. AWS's events are best effort: without it an operation whose event was lost would be shown as running for ever.
+ *
+ * What a sweep missed the next one finds, so a failed one is not repeated and leaves no dead letter: alarms tell of sweeps that fail or do not come.
+ */
+export function makeSweep(stack: Stack, functions: Functions): void {
+  const sweep = functions["sweep-fleet"];
+  const period = Duration.seconds(sweepSeconds);
+  sweep.configureAsyncInvoke({ retryAttempts: 0, maxEventAge: period });
+  new Schedule(stack, "Sweep", {
+    scheduleName: "drover-sweep",
+    description: "Every few minutes: looks at every cluster",
+    schedule: ScheduleExpression.rate(period),
+    target: new LambdaInvoke(sweep, {
+      retryAttempts: 0,
+      maxEventAge: period,
+      input: ScheduleTargetInput.fromObject({ "detail-type": "Scheduled Event" }),
+    }),
+  });
 }
 
 /** Lambda needs the right to send and no other; CDK's own destination would also grant reading the queue's attributes. */

@@ -139,6 +139,13 @@ const everyWorkflow = (on: Deployed) => on.workflows.map((name) => arn(on, "stat
 const starts: Grant = (on) => [
   { actions: ["states:StartExecution"], resources: on.operations.map((name) => arn(on, "states", `stateMachine:${name}`)) },
 ];
+/** What a schedule may start: nothing that makes, restores or removes a cluster. */
+const startsScheduled: Grant = (on) => [
+  {
+    actions: ["states:StartExecution"],
+    resources: ["backup-cluster", "drill-restore"].map((name) => arn(on, "states", `stateMachine:drover-${name}`)),
+  },
+];
 const asksExecutions: Grant = (on) => [
   { actions: ["states:DescribeExecution"], resources: on.operations.map((name) => arn(on, "states", `execution:${name}:*`)) },
 ];
@@ -297,6 +304,8 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
     answersSteps,
   ),
   "observe-execution": all(reads(lease), changes(operation, record), removes(lease), asksExecutions, takesInventory, announces),
+
+  "sweep-fleet": all(reads(lease), changes(record, operation), removes(lease), asksExecutions, startsScheduled, takesInventory, announces),
 
   "open-operation": all(changes(lease, operation, record), reads(launches), asksExecutions),
   "plan-cluster": all(step, changes(launches), looksAtInstances),

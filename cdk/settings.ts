@@ -26,6 +26,11 @@ const settingsSchema = z.strictObject({
     .default(90)
     .describe("Days in which logs are kept."),
   eventArchiveDays: days(0, 3650).default(30).describe("Days in which events of the bus can be replayed; 0 keeps none."),
+  clusterMetrics: flag
+    .default(true)
+    .describe(
+      "Keeps metrics of each cluster under its name too, about $0.90 a month for each cluster; without it those of the fleet, its worst among them.",
+    ),
   alarmTopicArn: z
     .string()
     .regex(/^arn:[a-z-]+:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+$/, "must be the ARN of an SNS topic")

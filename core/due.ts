@@ -65,8 +65,13 @@ export function decideDue(record: Dated, isBusy: boolean, clusters: number, nowM
     .map((kind) => dueFor(kind, record, clusters, nowMs))
     .filter((each) => each !== undefined)
     .filter((each) => each.startsAtMs <= nowMs)
-    .sort((a, b) => a.startsAtMs - b.startsAtMs);
+    .sort((a, b) => turn(a) - turn(b));
   return due.length > 0 ? { kind: "due", due } : rests("has had what its schedules asked for");
+}
+
+/** A backup goes before a drill, which takes longer and restores what the backup made; but a drill that has waited for hours is not put off for ever. */
+function turn({ kind, startsAtMs }: Due): number {
+  return startsAtMs + (kind === "drill" ? graceSeconds.drill * 1000 : 0);
 }
 
 function dueFor(kind: DueKind, record: Dated, clusters: number, nowMs: number): Due | undefined {

@@ -83,7 +83,7 @@ function stepOf(event: unknown): string {
 }
 
 /** An AWS SDK error carries `$metadata`; its name is the service's error code. */
-function awsFailure(error: Error): StepFailure | undefined {
+export function awsFailure(error: Error): StepFailure | undefined {
   if (!("$metadata" in error)) return undefined;
   const service = "$service" in error && typeof error.$service === "string" ? error.$service : "aws";
   return toStepFailure({ service, operation: "", code: error.name, message: error.message, resource: "" });

@@ -30,6 +30,8 @@ export interface StateStore {
   /** Removes only this version of the document. */
   removeVersion(key: string, etag: string): Promise<boolean>;
   list(prefix: string, limit?: number): Promise<readonly string[]>;
+  /** What comes next after the prefix, up to the following `/`: clusters, without everything that is kept of each. */
+  names(prefix: string): Promise<readonly string[]>;
 }
 
 const lostRaces = 10;
@@ -105,6 +107,18 @@ export function stateStore(bucket: string, s3: S3Client = new S3Client({})): Sta
         next = page.NextContinuationToken;
       } while (next !== undefined && keys.length < limit);
       return keys.slice(0, Number.isFinite(limit) ? limit : undefined);
+    },
+    async names(prefix) {
+      const found: string[] = [];
+      let next: string | undefined;
+      do {
+        const page = await s3.send(
+          new ListObjectsV2Command({ Bucket: bucket, Prefix: prefix, Delimiter: "/", ...(next === undefined ? {} : { ContinuationToken: next }) }),
+        );
+        found.push(...(page.CommonPrefixes ?? []).map((common) => (common.Prefix ?? "").slice(prefix.length, -1)));
+        next = page.NextContinuationToken;
+      } while (next !== undefined);
+      return found;
     },
   };
   return store;

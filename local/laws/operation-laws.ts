@@ -133,7 +133,7 @@ export function oneCard({ seen, held }: Bench, runbook: ReadonlySet<string> | un
   return {
     number: 12,
     call(call, invoked) {
-      const isInventory = call.operation === "DescribeVolumes" && /close-operation|observe-execution/.test(call.origin.name);
+      const isInventory = call.operation === "DescribeVolumes" && /close-operation|observe-execution|sweep-fleet/.test(call.origin.name);
       if (isInventory && invoked !== undefined) stock.set(operationOf(invoked), seen.world.resources());
     },
     wrote(document) {
@@ -146,7 +146,7 @@ export function oneCard({ seen, held }: Bench, runbook: ReadonlySet<string> | un
     },
   };
 
-  /** observe-execution is invoked with an event, whose execution has the operation's name. */
+  /** observe-execution is invoked with an event, whose execution has the operation's name; sweep-fleet with nothing. */
   function operationOf(invoked: { readonly operation?: string; readonly detail?: { readonly executionArn?: string } }): string {
     return invoked.operation ?? nameOf(invoked.detail?.executionArn ?? "");
   }

@@ -164,6 +164,7 @@ describe("functions", () => {
       /^<[A-Za-z]+Bucket>$/,
       /^<SecretsKey\.Arn>$/,
       /^<Bus>$/,
+      /^(true|false)$/,
       /^<NodeInstanceProfile\.Arn>$/,
       /^\{"prepare-node":"drover-/,
       /^arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>:stateMachine:drover-(create|delete)-cluster$/,
@@ -406,12 +407,29 @@ describe("entrances", () => {
     const buses = Object.fromEntries(
       template.all("AWS::Events::Rule").map(({ id, Properties }) => [nameOf(id), Properties.EventBusName && nameOf(spell(Properties.EventBusName))]),
     );
-    expect(buses).toEqual({ AdmitRequests: "<Bus>", NodeCommandsEnded: undefined, ExecutionsEnded: undefined, OperationsLookedAfter: undefined });
+    expect(buses).toEqual({ AdmitRequests: "<Bus>", NodeCommandsEnded: undefined, ExecutionsEnded: undefined });
   });
-  it("look after open operations every five minutes, because events get lost", () => {
-    const { ScheduleExpression, Targets } = template.one("AWS::Events::Rule", "OperationsLookedAfter").Properties;
-    expect(ScheduleExpression).toBe("rate(5 minutes)");
-    expect(spell(Targets[0].Arn)).toBe(`<${lambda("observe-execution").id}.Arn>`);
+  it("look at every cluster every five minutes, because events get lost and time passes without any", () => {
+    const { ScheduleExpression, State, Target, FlexibleTimeWindow } = template.one("AWS::Scheduler::Schedule", "Sweep").Properties;
+    expect({ ScheduleExpression, State, FlexibleTimeWindow }).toEqual({
+      ScheduleExpression: "rate(5 minutes)",
+      State: "ENABLED",
+      FlexibleTimeWindow: { Mode: "OFF" },
+    });
+    expect(spell(Target.Arn)).toBe(`<${lambda("sweep-fleet").id}.Arn>`);
+    // The next sweep finds what one missed.
+    expect(Target.RetryPolicy).toEqual({ MaximumRetryAttempts: 0, MaximumEventAgeInSeconds: 300 });
+    const invoked = template
+      .all("AWS::Lambda::EventInvokeConfig")
+      .find(({ Properties }) => spell(Properties.FunctionName) === `<${lambda("sweep-fleet").id}>`);
+    expect(invoked?.Properties).toMatchObject({ MaximumRetryAttempts: 0, MaximumEventAgeInSeconds: 300 });
+  });
+  it("let a schedule start backups and drills, and nothing that makes, restores or removes a cluster", () => {
+    const started = mayDo("sweep-fleet").filter(({ actions }) => actions.includes("states:StartExecution"));
+    expect(started.flatMap(({ resources }) => resources.map((each) => each.split(":").at(-1)))).toEqual([
+      "drover-backup-cluster",
+      "drover-drill-restore",
+    ]);
   });
 });
 

@@ -79,6 +79,12 @@ describe("a cluster is due", () => {
     expect(dues(young, "2026-01-05T12:00:00Z")).toEqual([]);
     expect(dues(young, "2026-01-06T03:00:01Z")).toEqual(["backup 2026-01-06T02:00", "drill 2026-01-06T03:00"]);
   });
+  it("for a backup before a drill, unless the drill has waited for hours", () => {
+    const both = (at: string, schedule: string) =>
+      dues(cluster({ ...proven("2026-01-01T00:00:00.000Z"), uid: "u-4" }, { drill: "nightly", schedule }), at);
+    expect(both("2026-01-05T05:00:01Z", "0 5 * * *")).toEqual(["backup 2026-01-05T05:00", "drill 2026-01-05T03:00"]);
+    expect(both("2026-01-05T10:00:01Z", "0 10 * * *")).toEqual(["drill 2026-01-05T03:00", "backup 2026-01-05T10:00"]);
+  });
   it("for nothing while it is not ready or an operation is under way, and says so", () => {
     for (const phase of ["creating", "failed", "restoring", "deleting"] as const) {
       expect(decideDue(cluster({ phase }), false, 1, utc("2026-01-05T03:00Z"))).toEqual({ kind: "rests", reason: `prod is ${phase}` });

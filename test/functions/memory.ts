@@ -17,5 +17,9 @@ export function memory(entries: Readonly<Record<string, unknown>> = {}): StateSt
     remove: async (key) => void documents.delete(key),
     removeVersion: async (key) => documents.delete(key),
     list: async (prefix) => [...documents.keys()].filter((key) => key.startsWith(prefix)),
+    names: async (prefix) => {
+      const below = [...documents.keys()].filter((key) => key.startsWith(prefix) && key.includes("/", prefix.length));
+      return [...new Set(below.map((key) => key.slice(prefix.length, key.indexOf("/", prefix.length))))];
+    },
   };
 }
