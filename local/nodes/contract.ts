@@ -74,10 +74,10 @@ export interface Answering {
 
 /** An RKE2 cluster as it really is, whatever Drover believes: for the laws that a world checks, and for people. */
 export interface ObservedCluster {
-  /** uid of its kube-system namespace. */
+  /** uid of its kube-system namespace; with a number behind it where a restore made a second cluster beside one that lives. */
   readonly id: string;
   readonly caHash: string;
-  /** Instance that started it, without `server:` and without etcd data. */
+  /** Instance that started it, without `server:` and without etcd data, or on which it was restored last. */
   readonly bootstrappedBy: string;
   readonly bootstrappedAtMs: number;
   readonly members: readonly ObservedMember[];
@@ -85,6 +85,8 @@ export interface ObservedCluster {
   /** Whether a majority of the voters is healthy. */
   readonly hasQuorum: boolean;
   readonly podsPending: number;
+  /** What etcd holds, where the driver can tell: the revision only rises, but for a restore. */
+  readonly store?: { readonly revision: number; readonly keys: number };
 }
 export interface ObservedMember {
   readonly instanceId: string;
@@ -116,6 +118,8 @@ export interface NodeDriver extends Service {
    * that to `answers` and the latency model.
    */
   checked?(targetGroupArn: string, instanceId: string, port: number): "initial" | "healthy" | "unhealthy";
+  /** Writes so many new keys into a cluster's etcd, one revision each; no while it has no majority. A driver without it leaves that to whoever can. */
+  write?(cluster: string, keys: number): boolean;
   /** In the order they came to be. A cluster whose machines are all gone stays listed: it happened. */
   clusters(): readonly ObservedCluster[];
   /** Rises with every change of any cluster: a check that saw this number need not look again. */

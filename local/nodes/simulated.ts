@@ -21,8 +21,10 @@ import {
   nodeFailureSchema,
   nodePaths,
   parseDelivery,
+  snapshotPartBytes,
 } from "../../core/node-commands.js";
 import configKeys from "../../core/rke2-config-keys.json" with { type: "json" };
+import { sizeFault, tokenHash } from "../../core/snapshots.js";
 import { type Random, type Service, type Timer, Unmodelled, type World } from "../kernel/contract.js";
 import type {
   Answering,
@@ -35,6 +37,7 @@ import type {
   ObservedCluster,
   RunningDocument,
 } from "./contract.js";
+import { EtcdStore, type StoreRecord } from "./etcd-store.js";
 
 interface FileRecord {
   readonly sha256: string;
@@ -62,6 +65,8 @@ interface NodeRecord {
   fatal: { readonly code: NodeFailureCode; readonly meaning: string } | undefined;
   /** Cluster whose etcd data is on the disk. */
   etcd: string | undefined;
+  /** Which of the cluster's restores that data is of; 0 before the first. Data of an earlier one cannot join the members of a later. */
+  era: number;
   /** Whether the etcd process of that data runs. */
   etcdRuns: boolean;
   /** The member was removed from its cluster: its data is refused for ever. */
@@ -72,26 +77,66 @@ interface NodeRecord {
   readonly password: string;
   /** Server: when the supervisor is free to admit the next agent. */
   admitsAtMs: number;
+  /** Snapshots saved here, by id; without content when it was sent. */
+  readonly snapshots: Map<string, SavedSnapshot>;
+  /** Restores that were made on this disk, and those after which it gave up its data; by the restore's id. */
+  readonly restores: Map<string, RestoreNote>;
+  /** Data of before a restore are set aside on this disk: nobody may bootstrap beside them. */
+  keepsOldData: boolean;
 }
 
+interface SavedSnapshot {
+  readonly reply: Omit<NodeCommandResult<"save-snapshot">, "ok" | "node" | "changed">;
+  content: Uint8Array | undefined;
+}
+
+type RestoreNote = { readonly kind: "reset"; state: RestoredState | undefined } | { readonly kind: "removed" };
+type RestoredState = Pick<NodeCommandResult<"restore-snapshot">, "revision" | "keys" | "hash" | "compactRevision" | "newestRevision">;
+
 interface ClusterRecord {
+  /** That of the kube-system namespace, and for a second living cluster of the same snapshot a number behind it. */
   readonly id: string;
+  /** uid of the kube-system namespace. */
+  readonly uid: string;
   readonly caHash: string;
-  readonly serverPassword: string;
-  readonly agentPassword: string;
+  serverPassword: string;
+  agentPassword: string;
   readonly critical: Readonly<Record<string, string>>;
-  readonly version: string;
-  readonly bootstrappedBy: string;
-  readonly bootstrappedAtMs: number;
-  readonly members: MemberRecord[];
-  /** Node objects by name; each remembers the password it was made with. */
-  readonly nodes: Map<
-    string,
-    { readonly instanceId: string; readonly role: "server" | "agent"; readonly password: string; readonly version: string }
-  >;
+  version: string;
+  /** Whoever made it, or on whom it was restored last. */
+  bootstrappedBy: string;
+  bootstrappedAtMs: number;
+  /** How often it was restored: what is on disks of an earlier era belongs to members that are no more. */
+  era: number;
+  /** Members of earlier eras, as they were when it ended. */
+  readonly former: Map<number, readonly MemberRecord[]>;
+  members: MemberRecord[];
+  /** What etcd holds. */
+  store: StoreRecord;
+  /** Node objects by name; each remembers the hash of the password it was made with. */
+  nodes: Map<string, NodeObject>;
   podsReadyAtMs: number;
   quorum: boolean;
   quorumChangedAtMs: number;
+}
+
+interface NodeObject {
+  readonly instanceId: string;
+  readonly role: "server" | "agent";
+  readonly passwordHash: string;
+  readonly version: string;
+}
+
+/** What a snapshot file holds, as JSON in whole pages, and 32 bytes of checksum behind it. */
+interface SnapshotContent {
+  readonly uid: string;
+  readonly caHash: string;
+  /** Of the server token's password: what opens it. */
+  readonly tokenHash: string;
+  readonly critical: Readonly<Record<string, string>>;
+  readonly version: string;
+  readonly store: StoreRecord;
+  readonly nodes: readonly (readonly [string, NodeObject])[];
 }
 
 interface MemberRecord {
@@ -125,6 +170,15 @@ const learnerStallSeconds = 300;
 const nodeGraceSeconds = 40;
 /** Root volume under which the archives and what containerd unpacks from them have no room. */
 const leastRootVolumeGib = 12;
+/** Snapshots are read, hashed and sent at this rate (latency model, snapshotFixed). */
+const snapshotBytesPerSecond = 100e6;
+/** Size of etcd's database as far as time goes; the files themselves are small. */
+const databaseBytes = (keys: number) => 20e6 + keys * 2_000;
+/** Agents ask the servers they know again this often, and this often altogether. */
+const reconnectSeconds = 15;
+const reconnectTries = 60;
+/** `etcdctl` and `kubectl` answer, two or three questions long. */
+const askSeconds = 0.8;
 
 /** How long a command waits for the one before it, where that is not 60 seconds. */
 const lockSeconds: Partial<Record<NodeCommandName, number>> = { "check-cluster": 20, "collect-diagnostics": 30 };
@@ -266,6 +320,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       name: "",
       password: hash(`${seed} node password ${machine.instanceId}`).slice(0, 32),
       admitsAtMs: 0,
+      era: 0,
+      snapshots: new Map(),
+      restores: new Map(),
+      keepsOldData: false,
     };
     state.nodes.set(machine.instanceId, node);
     byAddress.set(machine.address, node);
@@ -298,15 +356,31 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     touch(cluster);
   }
 
+  /** Whether the member's etcd runs, on data of this cluster as it is now. */
+  function isHealthy(cluster: ClusterRecord, member: MemberRecord): boolean {
+    const node = state.nodes.get(member.instanceId);
+    return node?.etcdRuns === true && node.etcd === cluster.id && node.era === cluster.era;
+  }
+
   /** Something of the cluster has changed: whether it has a majority, and for checks that there is something to see. */
   function touch(cluster: ClusterRecord): void {
     revision++;
     const voters = cluster.members.filter((member) => member.voter);
-    const healthy = voters.filter((member) => state.nodes.get(member.instanceId)?.etcdRuns === true).length;
+    const healthy = voters.filter((member) => isHealthy(cluster, member)).length;
     const quorum = healthy >= Math.floor(voters.length / 2) + 1;
     if (quorum === cluster.quorum) return;
+    storeOf(cluster).settle(now(), cluster.quorum);
     cluster.quorum = quorum;
     cluster.quorumChangedAtMs = now();
+  }
+
+  const storeOf = (cluster: ClusterRecord) => new EtcdStore(cluster.store);
+
+  /** What etcd holds now. While it has no majority nothing is written. */
+  function currentStore(cluster: ClusterRecord): EtcdStore {
+    const store = storeOf(cluster);
+    store.settle(now(), cluster.quorum);
+    return store;
   }
 
   function setUnit(node: NodeRecord, unitState: UnitState): void {
@@ -533,7 +607,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       node.installed = version;
       changed(script, `installed ${version}`);
     }
-    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
     const warnings = unknownKeys(configOrRefuse(node), role).map((key) => `Unknown flag --${key} found in config.yaml, skipping`);
     return { version, warnings: warnings.slice(0, 5) };
   }
@@ -574,29 +648,20 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         `${node.name} was told to join a cluster and holds no etcd data: starting it without server: would make a second cluster. Replace the node`,
       );
     }
+    if (mode === "bootstrap" && node.etcd === undefined && node.keepsOldData) {
+      throw refusal(
+        "SplitBrain",
+        `Data of before a restore are on the disk of ${node.name}, which a bootstrap would replace by an empty cluster. Restore it, or replace the node`,
+      );
+    }
     const entries = await fetchDelivery(script, parameters.delivery);
     await placeConfiguration(script, entries);
-    for (const path of [paths.token, paths.agentToken]) {
-      if (firstLine(node, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
-    }
-    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    checkTokenFiles(node);
+    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
     const token = parseToken(firstLine(node, paths.token));
-    const ownCa = node.etcd === undefined ? undefined : state.clusters.get(node.etcd)?.caHash;
+    const ownCa = ownCaOf(node);
     if (mode === "join") {
-      if (joinAddress === node.machine.address)
-        throw wrongInput(`joinAddress ${joinAddress} is this machine's own: a server cannot join through itself`);
-      if (token.caHash === undefined || token.user !== "server") {
-        throw refusal(
-          "ConfigInvalid",
-          "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address",
-        );
-      }
-      if (ownCa !== undefined && ownCa !== token.caHash) {
-        throw refusal(
-          "AlreadyMember",
-          `The disk of ${node.name} holds the CA ${ownCa}, the cluster to join has ${token.caHash}: it belongs to another cluster. Replace the node`,
-        );
-      }
+      checkJoin(node, joinAddress);
       if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
     } else if (token.caHash !== undefined && ownCa === undefined) {
       throw refusal(
@@ -609,7 +674,43 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const cluster = clusterOf(node) as ClusterRecord;
     if (mode === "bootstrap") await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)));
     if (place(node, paths.join, joinText(endpoint), "0600")) changed(script, `placed ${paths.join}`);
-    return { address: node.machine.address, caHash: cluster.caHash, voter: true, members: cluster.members.length, version: node.installed as string };
+    return serverReply(node, cluster);
+  }
+
+  const nodeText = (node: NodeRecord) => `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`;
+  const ownCaOf = (node: NodeRecord) => (node.etcd === undefined ? undefined : state.clusters.get(node.etcd)?.caHash);
+  const serverReply = (node: NodeRecord, cluster: ClusterRecord) => ({
+    address: node.machine.address,
+    caHash: cluster.caHash,
+    voter: true,
+    members: cluster.members.length,
+    version: node.installed as string,
+  });
+
+  function checkTokenFiles(node: NodeRecord): void {
+    for (const path of [paths.token, paths.agentToken]) {
+      if (firstLine(node, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
+    }
+  }
+
+  /** The token is full, and the disk is of no other cluster. */
+  function checkJoin(node: NodeRecord, joinAddress: string): void {
+    if (joinAddress === node.machine.address)
+      throw wrongInput(`joinAddress ${joinAddress} is this machine's own: a server cannot join through itself`);
+    const token = parseToken(firstLine(node, paths.token));
+    if (token.caHash === undefined || token.user !== "server") {
+      throw refusal(
+        "ConfigInvalid",
+        "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address",
+      );
+    }
+    const ownCa = ownCaOf(node);
+    if (ownCa !== undefined && ownCa !== token.caHash) {
+      throw refusal(
+        "AlreadyMember",
+        `The disk of ${node.name} holds the CA ${ownCa}, the cluster to join has ${token.caHash}: it belongs to another cluster. Replace the node`,
+      );
+    }
   }
 
   async function startAgent(script: Script, parameters: NodeCommandParameters<"start-agent">): Promise<Reply<"start-agent">> {
@@ -624,7 +725,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address",
       );
     }
-    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
     if (node.unitState !== "active" && place(node, paths.join, joinText(chooseServer(node, parameters.joins)), "0600"))
       changed(script, `placed ${paths.join}`);
     checkConfiguration(node);
@@ -674,7 +775,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       else agentsReady++;
     }
     return {
-      clusterId: cluster.id,
+      clusterId: cluster.uid,
       caHash: cluster.caHash,
       apiReady: true,
       members: cluster.members.length,
@@ -693,7 +794,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   /** As the API says it: a silent kubelet is noticed after a while. */
   function seemsReady(instanceId: string, cluster: ClusterRecord): boolean {
     const node = state.nodes.get(instanceId);
-    if (node === undefined || node.cluster !== cluster.id) return false;
+    if (node === undefined || node.cluster !== cluster.id || node.era !== cluster.era) return false;
     if (node.alive) return node.unitState === "active";
     return node.unitState === "active" || (node.lostAtMs ?? 0) + nodeGraceSeconds * seconds > now();
   }
@@ -736,7 +837,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   /** Stops rather than break the etcd majority. */
   function checkMajority(cluster: ClusterRecord, name: string, node: NodeRecord): void {
     const left = cluster.members.filter((member) => member.voter && member.nodeName !== name);
-    const healthy = left.filter((member) => state.nodes.get(member.instanceId)?.etcdRuns === true).length;
+    const healthy = left.filter((member) => isHealthy(cluster, member)).length;
     const majority = Math.floor(left.length / 2) + 1;
     if (healthy >= majority) return;
     throw refusal(
@@ -778,6 +879,343 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const body = Buffer.from(JSON.stringify(report, undefined, 1));
     await upload(script, entries, "diagnostics", body);
     return { bytes: body.length, sha256: digestOf(body) };
+  }
+
+  // --------------------------------------------------- snapshots and restores
+
+  async function saveSnapshot(script: Script, parameters: NodeCommandParameters<"save-snapshot">): Promise<Reply<"save-snapshot">> {
+    const { node, process } = script;
+    const known = node.snapshots.get(parameters.snapshot);
+    if (known !== undefined) {
+      await process.sleep(askSeconds);
+      script.log.push(`snapshot ${parameters.snapshot} is there and whole, or was sent before`);
+      return known.reply;
+    }
+    const cluster = clusterOf(node);
+    if (node.unit !== "rke2-server" || cluster === undefined || node.unitState === "inactive")
+      throw refusal("NotReady", `No server has started on ${node.name} yet: it has no kubeconfig`);
+    await process.sleep(askSeconds);
+    if (!node.etcdRuns) {
+      await process.sleep(30);
+      if (!node.etcdRuns) throw refusal("NotReady", `etcd does not answer on ${node.name}`);
+    }
+    const member = cluster.members.find((each) => each.instanceId === node.machine.instanceId);
+    if (member?.voter !== true) throw refusal("NotReady", `The etcd member of ${node.name} is a learner. Take the snapshot on a server that votes`);
+    if (!hasApi(node)) await process.sleep(30);
+    if (!hasApi(node)) throw refusal("NotReady", `The API does not answer on ${node.name}`);
+    // Read first: the snapshot holds at least this.
+    const before = currentStore(cluster).stateAt(undefined);
+    await process.sleep(script.random.latency("snapshotFixed") + (2 * databaseBytes(before.keys)) / snapshotBytesPerSecond);
+    if (!cluster.quorum)
+      throw refusal("ServiceFailed", `RKE2 on ${node.name} did not say that it saved snapshot ${parameters.snapshot}`, node.journal);
+    const content = snapshotFile({
+      uid: cluster.uid,
+      caHash: cluster.caHash,
+      tokenHash: tokenHash(cluster.serverPassword),
+      critical: cluster.critical,
+      version: cluster.version,
+      store: currentStore(cluster).copy(),
+      nodes: [...cluster.nodes],
+    });
+    const leader = cluster.members.find((each) => each.voter && isHealthy(cluster, each));
+    const reply: Reply<"save-snapshot"> = {
+      bytes: content.length,
+      sha256: digestOf(content),
+      parts: [],
+      ...before,
+      members: cluster.members.map((each) => each.nodeName).slice(0, 9),
+      leader: leader?.nodeName ?? "",
+      clusterId: cluster.uid,
+      tokenHash: tokenHash(cluster.serverPassword),
+      version: node.installed as string,
+    };
+    node.snapshots.clear();
+    node.snapshots.set(parameters.snapshot, { reply, content });
+    changed(script, `saved ${parameters.snapshot}`);
+    return reply;
+  }
+
+  async function uploadSnapshot(script: Script, parameters: NodeCommandParameters<"upload-snapshot">): Promise<Reply<"upload-snapshot">> {
+    const { node, process } = script;
+    const saved = node.snapshots.get(parameters.snapshot);
+    if (saved === undefined)
+      throw refusal("SnapshotInvalid", `Snapshot ${parameters.snapshot} is not on the disk of ${node.name}. Save it first, on this server`);
+    const reply = { bytes: saved.reply.bytes, uploads: 1 };
+    if (saved.content === undefined) return reply;
+    const entries = await fetchDelivery(script, parameters.delivery);
+    await process.sleep(databaseBytes(saved.reply.keys) / snapshotBytesPerSecond);
+    // The files are far under the size of one part.
+    const whole = entries.some((entry) => entry.kind === "put" && entry.name === "snapshot");
+    if (saved.content.length > snapshotPartBytes) throw new Unmodelled("a simulated snapshot of several parts");
+    await upload(script, entries, whole ? "snapshot" : "part-1", saved.content);
+    node.snapshots.set(parameters.snapshot, { reply: saved.reply, content: undefined });
+    changed(script, `sent ${parameters.snapshot}`);
+    return reply;
+  }
+
+  async function stopServer(script: Script): Promise<Reply<"stop-server">> {
+    refuseOtherRole(script.node, "rke2-agent");
+    await stopAll(script);
+    return {};
+  }
+
+  /** Service and containers; what is on the disk stays. */
+  async function stopAll(script: Script): Promise<void> {
+    const { node, process } = script;
+    if (node.installed === undefined) throw refusal("ConfigInvalid", `RKE2 is not installed on ${node.name}. Run prepare-node first`);
+    if (node.unitState === "inactive" && !node.etcdRuns) return;
+    await process.sleep(4 + script.random.next() * 8);
+    stopUnit(node);
+    node.etcdRuns = false;
+    node.fatal = undefined;
+    for (const cluster of state.clusters.values()) touch(cluster);
+    changed(script, "stopped rke2-server and its containers");
+  }
+
+  async function restoreSnapshot(script: Script, parameters: NodeCommandParameters<"restore-snapshot">): Promise<Reply<"restore-snapshot">> {
+    const { node } = script;
+    refuseOtherRole(node, "rke2-agent");
+    const note = node.restores.get(parameters.restore);
+    if (note?.kind === "removed") {
+      throw refusal(
+        "SplitBrain",
+        `${node.name} has rejoined the cluster that restore ${parameters.restore} made on another server. A second reset would make a second cluster`,
+      );
+    }
+    if (node.installed === undefined) throw refusal("ConfigInvalid", `RKE2 is not installed on ${node.name}. Run prepare-node first`);
+    const entries = await fetchDelivery(script, parameters.delivery);
+    if (note === undefined) await resetCluster(script, parameters, entries);
+    else script.log.push("the cluster was reset by an earlier run of this restore");
+    await startUnit(script, "rke2-server", 2640);
+    const cluster = clusterOf(node) as ClusterRecord;
+    const reset = node.restores.get(parameters.restore) as Extract<RestoreNote, { kind: "reset" }>;
+    if (reset.state === undefined) {
+      await script.process.sleep(askSeconds);
+      const store = currentStore(cluster);
+      const asked = Number(parameters.revision);
+      reset.state = { ...store.stateAt(asked === 0 ? undefined : asked), newestRevision: store.record.revision };
+    }
+    if (entries.some((entry) => entry.kind === "put" && entry.name === "kubeconfig"))
+      await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)));
+    if (place(node, paths.join, joinText(parameters.endpoint), "0600")) changed(script, `placed ${paths.join}`);
+    const nodes = [...cluster.nodes].filter(([, object]) => object.role === "server").map(([name]) => name);
+    return { ...serverReply(node, cluster), ...reset.state, clusterId: cluster.uid, nodes: nodes.slice(0, 20) };
+  }
+
+  /** Verifies what can be known, then stops, sets aside, and makes this server the one member. */
+  async function resetCluster(
+    script: Script,
+    { mode, restore }: NodeCommandParameters<"restore-snapshot">,
+    entries: readonly DeliveryEntry[],
+  ): Promise<void> {
+    const { node, process } = script;
+    const delivered = await fetchTokens(script, entries);
+    const ownCa = ownCaOf(node);
+    if (delivered.token.caHash !== undefined && ownCa !== undefined && ownCa !== delivered.token.caHash) {
+      throw refusal(
+        "AlreadyMember",
+        `The disk of ${node.name} holds the CA ${ownCa}, the cluster to restore has ${delivered.token.caHash}: it belongs to another cluster. Replace the node`,
+      );
+    }
+    checkConfiguration(node);
+    let snapshot: SnapshotContent | undefined;
+    if (mode === "snapshot") snapshot = await fetchSnapshot(script, entries);
+    else if (node.etcd === undefined)
+      throw refusal("RestoreFailed", `${node.name} holds no etcd data, so the cluster cannot go on from it. Restore a snapshot`);
+
+    await placeConfiguration(script, entries);
+    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
+    await stopAll(script);
+    if (node.files.delete(paths.join)) changed(script, `removed ${paths.join}`);
+    const survived = node.etcd === undefined ? undefined : state.clusters.get(node.etcd);
+    node.keepsOldData = true;
+    if (snapshot !== undefined) {
+      node.etcd = undefined;
+      node.removed = false;
+    }
+    await process.sleep(script.random.latency("firstServerStart") / 2);
+    const content = snapshot ?? contentOf(survived as ClusterRecord);
+    if (tokenHash(delivered.token.password) !== content.tokenHash) {
+      throw refusal(
+        "TokenRejected",
+        `The token is not the one in force when the snapshot was taken. The data of before are beside those of ${node.name}`,
+        ['level=fatal msg="bootstrap data already found and encrypted with different token"'],
+      );
+    }
+    if (delivered.token.caHash !== undefined && delivered.token.caHash !== content.caHash) {
+      throw refusal("RestoreFailed", `The snapshot brought the CA ${content.caHash}, expected ${delivered.token.caHash}: it is of another cluster`);
+    }
+    const cluster = begin(node, content, delivered);
+    node.etcd = cluster.id;
+    node.era = cluster.era;
+    node.cluster = cluster.id;
+    node.removed = false;
+    node.restores.set(restore, { kind: "reset", state: undefined });
+    changed(script, `reset the cluster: ${node.name} is its one member`);
+  }
+
+  const contentOf = (cluster: ClusterRecord): SnapshotContent => ({
+    uid: cluster.uid,
+    caHash: cluster.caHash,
+    tokenHash: tokenHash(cluster.serverPassword),
+    critical: cluster.critical,
+    version: cluster.version,
+    store: currentStore(cluster).copy(),
+    nodes: [...cluster.nodes],
+  });
+
+  /** Tokens of a delivery before they are placed: a running server may need the ones it has. */
+  async function fetchTokens(script: Script, entries: readonly DeliveryEntry[]): Promise<{ readonly token: Token; readonly agentPassword: string }> {
+    const read = async (path: string) => {
+      const entry = entries.find((each) => each.kind === "get" && each.target === path);
+      const line =
+        entry?.kind === "get"
+          ? (Buffer.from((await download(script, entry)).body)
+              .toString("utf8")
+              .split("\n")[0] ?? "")
+          : "";
+      if (line === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
+      return line;
+    };
+    return { token: parseToken(await read(paths.token)), agentPassword: parseToken(await read(paths.agentToken)).password };
+  }
+
+  async function fetchSnapshot(script: Script, entries: readonly DeliveryEntry[]): Promise<SnapshotContent> {
+    const entry = entries.find((each) => each.kind === "get" && each.target.startsWith(`${nodePaths.snapshots}/`));
+    if (entry?.kind !== "get") throw refusal("ConfigInvalid", "The delivery brought no snapshot to restore");
+    if (entry.sha256 === undefined) throw refusal("ConfigInvalid", "The delivery does not tell the snapshot's SHA-256");
+    const { body } = await download(script, entry);
+    const invalid = (why: string) => refusal("SnapshotInvalid", `The snapshot cannot be restored: ${why}. Nothing was changed`);
+    if (body[0] === 0x50 && body[1] === 0x4b) throw invalid("it is a zip archive");
+    const fault = sizeFault(body.length);
+    if (fault !== undefined) throw invalid(fault);
+    const file = Buffer.from(body);
+    if (!createHash("sha256").update(file.subarray(0, -32)).digest().equals(file.subarray(-32)))
+      throw invalid("its content does not match the checksum at its end");
+    let content: SnapshotContent;
+    try {
+      content = JSON.parse(file.subarray(0, -32).toString("utf8")) as SnapshotContent;
+    } catch {
+      throw new Unmodelled("a snapshot that no simulated node made");
+    }
+    await script.process.sleep((2 * databaseBytes(content.store.keys)) / snapshotBytesPerSecond);
+    return content;
+  }
+
+  /**
+   * The cluster that a snapshot becomes, with this server as its one member. While no etcd of the cluster runs it is that cluster again, in another era;
+   * beside one that runs it is a second, with the same CA.
+   */
+  function begin(node: NodeRecord, content: SnapshotContent, delivered: { readonly token: Token; readonly agentPassword: string }): ClusterRecord {
+    const members: MemberRecord[] = [{ instanceId: node.machine.instanceId, nodeName: node.name, address: node.machine.address, voter: true }];
+    const store = new EtcdStore(structuredClone(content.store));
+    store.branch(now(), hash(`${seed} restore ${state.serial++}`).slice(0, 16));
+    const next = {
+      serverPassword: delivered.token.password,
+      agentPassword: delivered.agentPassword,
+      version: node.installed as string,
+      bootstrappedBy: node.machine.instanceId,
+      bootstrappedAtMs: now(),
+      members,
+      store: store.record,
+      nodes: new Map(content.nodes),
+    };
+    const old = state.clusters.get(content.uid);
+    const lives = (cluster: ClusterRecord) =>
+      [...state.nodes.values()].some((each) => each.etcdRuns && each.etcd === cluster.id && each.era === cluster.era);
+    world.note("cluster restored", { cluster: content.uid, instance: node.machine.instanceId, revision: store.record.revision });
+    if (old !== undefined && !lives(old)) {
+      old.former.set(old.era, old.members);
+      Object.assign(old, next, { era: old.era + 1 });
+      touch(old);
+      return old;
+    }
+    const id =
+      old === undefined ? content.uid : `${content.uid}-${[...state.clusters.values()].filter((each) => each.uid === content.uid).length + 1}`;
+    const cluster: ClusterRecord = {
+      ...next,
+      id,
+      uid: content.uid,
+      caHash: content.caHash,
+      critical: content.critical,
+      era: 0,
+      former: new Map(),
+      podsReadyAtMs: 0,
+      quorum: false,
+      quorumChangedAtMs: now(),
+    };
+    state.clusters.set(id, cluster);
+    touch(cluster);
+    return cluster;
+  }
+
+  async function rejoinServer(script: Script, parameters: NodeCommandParameters<"rejoin-server">): Promise<Reply<"rejoin-server">> {
+    const { node, process } = script;
+    const { restore, joinAddress, endpoint } = parameters;
+    refuseOtherRole(node, "rke2-agent");
+    if (node.restores.get(restore)?.kind === "reset") {
+      throw refusal(
+        "SplitBrain",
+        `${node.name} is the server that restore ${restore} was made on: its data are the cluster's, and stay. Rejoin the other servers`,
+      );
+    }
+    const entries = await fetchDelivery(script, parameters.delivery);
+    await placeConfiguration(script, entries);
+    checkTokenFiles(node);
+    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
+    checkJoin(node, joinAddress);
+    checkConfiguration(node);
+    if (!node.restores.has(restore)) {
+      const answers = () => {
+        const server = resolve(joinAddress);
+        return server?.unit === "rke2-server" && server.unitState === "active";
+      };
+      const until = now() + 120 * seconds;
+      while (!answers()) {
+        if (now() >= until) throw refusal("NotReady", `No server answers at ${joinAddress}:9345, so the data of ${node.name} were left as they are`);
+        await process.sleep(3);
+      }
+      await stopAll(script);
+      node.etcd = undefined;
+      node.removed = false;
+      node.restores.set(restore, { kind: "removed" });
+      changed(script, "removed the etcd data of the time before the restore");
+    }
+    if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
+    await startUnit(script, "rke2-server", 1440);
+    if (place(node, paths.join, joinText(endpoint), "0600")) changed(script, `placed ${paths.join}`);
+    return serverReply(node, clusterOf(node) as ClusterRecord);
+  }
+
+  /** A snapshot as a file: the content in whole pages, and its SHA-256 behind it. */
+  function snapshotFile(content: SnapshotContent): Uint8Array {
+    const json = Buffer.from(JSON.stringify(content));
+    const pages = Buffer.alloc(Math.ceil(json.length / 4096) * 4096, " ");
+    json.copy(pages);
+    return Buffer.concat([pages, createHash("sha256").update(pages).digest()]);
+  }
+
+  /**
+   * Agents that lost their servers ask those they know, and the endpoint, again and again. A kubelet registers when it starts and never again, so one whose
+   * Node the snapshot does not have stays outside until its service starts anew.
+   */
+  function reconnectAgents(cluster: ClusterRecord, tries = reconnectTries): void {
+    const stranded = [...state.nodes.values()].filter(
+      (node) => node.alive && node.unit === "rke2-agent" && node.unitState === "active" && node.cluster === cluster.id && node.era !== cluster.era,
+    );
+    if (stranded.length === 0 || tries === 0) return;
+    world.clock.after(reconnectSeconds * seconds, () => {
+      const known = new Set([...cluster.former.values()].flat().map((member) => member.address));
+      const isServed = cluster.members.some((member) => known.has(member.address) && hasApi(state.nodes.get(member.instanceId) as NodeRecord));
+      for (const node of stranded) {
+        if (!node.alive || node.unitState !== "active" || !cluster.nodes.has(node.name)) continue;
+        const address = joinTarget(readConfig(node));
+        const server = isServed || address === undefined ? undefined : resolve(address);
+        if (isServed || (server !== undefined && server.etcd === cluster.id && server.era === cluster.era && hasApi(server))) node.era = cluster.era;
+      }
+      revision++;
+      reconnectAgents(cluster, tries - 1);
+    });
   }
 
   // ---------------------------------------------------------------- services
@@ -891,6 +1329,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const id = uuid(hash(`${seed} cluster ${node.machine.instanceId} ${state.serial++}`));
     const cluster: ClusterRecord = {
       id,
+      uid: id,
       caHash: hash(`${id} server-ca`),
       serverPassword: token.password,
       agentPassword: agentToken.password === "" ? token.password : agentToken.password,
@@ -898,7 +1337,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       version: node.installed as string,
       bootstrappedBy: node.machine.instanceId,
       bootstrappedAtMs: now(),
+      era: 0,
+      former: new Map(),
       members: [{ instanceId: node.machine.instanceId, nodeName: node.name, address: node.machine.address, voter: true }],
+      store: EtcdStore.create(now(), id),
       nodes: new Map(),
       podsReadyAtMs: 0,
       quorum: false,
@@ -906,6 +1348,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     };
     state.clusters.set(id, cluster);
     node.etcd = id;
+    node.era = 0;
     node.etcdRuns = true;
     node.cluster = id;
     world.note("cluster made", { cluster: id, instance: node.machine.instanceId });
@@ -927,10 +1370,59 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     }
     say(node, 'level=info msg="Managed etcd cluster bootstrap already complete and initialized"');
     await process.sleep(8 + own.next() * 7);
+    if (node.era !== cluster.era) return startFormerMember(node, process, cluster);
     node.etcdRuns = true;
     touch(cluster);
     await promoted(node, process, cluster);
     serverReady(node, cluster, own);
+  }
+
+  /**
+   * Data of before a restore: the member looks for those it knew. Should a majority of them run, they are a second cluster, whatever anybody meant; else
+   * it waits for ever.
+   */
+  async function startFormerMember(node: NodeRecord, process: Process, cluster: ClusterRecord): Promise<void> {
+    const { era } = node;
+    const former = cluster.former.get(era) ?? [];
+    node.etcdRuns = true;
+    touch(cluster);
+    const runs = (each: NodeRecord | undefined) => each?.etcdRuns === true && each.etcd === cluster.id && each.era === era;
+    for (;;) {
+      const running = former.filter((member) => runs(state.nodes.get(member.instanceId)));
+      if (running.length >= Math.floor(former.length / 2) + 1) break;
+      if (!node.journal.at(-1)?.includes("Failed to test etcd connection"))
+        say(node, 'level=info msg="Failed to test etcd connection: context deadline exceeded"');
+      await process.sleep(5);
+    }
+    const id = `${cluster.uid}-era-${era}`;
+    if (!state.clusters.has(id)) {
+      state.clusters.set(id, {
+        ...cluster,
+        id,
+        era,
+        former: new Map(),
+        members: former.map((member) => ({ ...member })),
+        store: EtcdStore.create(now(), id),
+        nodes: new Map(),
+        bootstrappedBy: node.machine.instanceId,
+        bootstrappedAtMs: now(),
+        quorum: false,
+        quorumChangedAtMs: now(),
+      });
+      world.note("former members vote again", { cluster: id, instance: node.machine.instanceId });
+    }
+    const second = state.clusters.get(id) as ClusterRecord;
+    for (const member of former) {
+      const other = state.nodes.get(member.instanceId);
+      if (other !== undefined && runs(other)) {
+        other.etcd = id;
+        other.cluster = id;
+      }
+    }
+    node.etcd = id;
+    node.cluster = id;
+    touch(second);
+    serverReady(node, second, random.fork(`former ${node.machine.instanceId} ${state.serial++}`));
   }
 
   async function joinServer(
@@ -973,6 +1465,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     }
     cluster.members.push({ instanceId: node.machine.instanceId, nodeName: node.name, address: node.machine.address, voter: false });
     node.etcd = cluster.id;
+    node.era = cluster.era;
     node.etcdRuns = true;
     node.cluster = cluster.id;
     touch(cluster);
@@ -1008,12 +1501,20 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
 
   function serverReady(node: NodeRecord, cluster: ClusterRecord, own: Random): void {
     say(node, 'level=info msg="rke2 is up and running"');
-    cluster.nodes.set(node.name, { instanceId: node.machine.instanceId, role: "server", password: node.password, version: node.installed as string });
+    cluster.nodes.set(node.name, nodeObject(node, "server"));
+    if (cluster.era > 0) reconnectAgents(cluster);
     cluster.podsReadyAtMs = Math.max(cluster.podsReadyAtMs, now() + own.latency("lastServerPodsReady") * seconds);
     node.admitsAtMs = now();
     setUnit(node, "active");
     touch(cluster);
   }
+
+  const nodeObject = (node: NodeRecord, role: NodeObject["role"]): NodeObject => ({
+    instanceId: node.machine.instanceId,
+    role,
+    passwordHash: hash(node.password),
+    version: node.installed as string,
+  });
 
   async function runAgent(node: NodeRecord, process: Process, own: Random): Promise<void> {
     const config = readConfig(node);
@@ -1044,12 +1545,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         continue;
       }
       node.cluster = cluster.id;
-      cluster.nodes.set(node.name, {
-        instanceId: node.machine.instanceId,
-        role: "agent",
-        password: node.password,
-        version: node.installed as string,
-      });
+      node.era = cluster.era;
+      cluster.nodes.set(node.name, nodeObject(node, "agent"));
       revision++;
       await process.sleep(own.latency("agentStartToReady"));
       while (!cluster.quorum) await process.sleep(5);
@@ -1095,7 +1592,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       const asServer = token.password === cluster.serverPassword && token.user !== "node";
       const asAgent = token.password === cluster.agentPassword && token.user !== "server";
       const known = cluster.nodes.get(node.name);
-      const stranger = known !== undefined && known.password !== node.password;
+      const stranger = known !== undefined && known.passwordHash !== hash(node.password);
       if (asServer || (role === "agent" && asAgent)) {
         if (!stranger) return cluster;
         say(
@@ -1203,6 +1700,16 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         return checkCluster(script);
       case "remove-node":
         return removeNode(script, parameters as NodeCommandParameters<"remove-node">);
+      case "save-snapshot":
+        return saveSnapshot(script, parameters as NodeCommandParameters<"save-snapshot">);
+      case "upload-snapshot":
+        return uploadSnapshot(script, parameters as NodeCommandParameters<"upload-snapshot">);
+      case "stop-server":
+        return stopServer(script);
+      case "restore-snapshot":
+        return restoreSnapshot(script, parameters as NodeCommandParameters<"restore-snapshot">);
+      case "rejoin-server":
+        return rejoinServer(script, parameters as NodeCommandParameters<"rejoin-server">);
       case "collect-diagnostics":
         return collectDiagnostics(script, parameters as NodeCommandParameters<"collect-diagnostics">);
     }
@@ -1232,12 +1739,16 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       bootstrappedAtMs: cluster.bootstrappedAtMs,
       hasQuorum: cluster.quorum,
       podsPending: podsPending(cluster),
-      members: cluster.members.map((member) => ({ ...member, healthy: state.nodes.get(member.instanceId)?.etcdRuns === true })),
+      members: cluster.members.map((member) => ({ ...member, healthy: isHealthy(cluster, member) })),
+      get store() {
+        const { revision, keys } = currentStore(cluster).stateAt(undefined);
+        return { revision, keys };
+      },
       // Asked for by few, and a thousand long.
       get nodes() {
         return [...cluster.nodes].map(([name, object]) => {
           const node = state.nodes.get(object.instanceId);
-          const ready = node?.alive === true && node.unitState === "active";
+          const ready = node?.alive === true && node.unitState === "active" && node.cluster === cluster.id && node.era === cluster.era;
           return { name, instanceId: object.instanceId, role: object.role, ready, version: object.version };
         });
       },
@@ -1260,6 +1771,13 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     run,
     answers,
     clusters: () => [...state.clusters.values()].map(observe),
+    write(id, keys) {
+      const cluster = state.clusters.get(id);
+      if (cluster === undefined) throw new Unmodelled(`writing to ${id}, which is no cluster`);
+      if (!cluster.quorum) return false;
+      currentStore(cluster).write(keys);
+      return true;
+    },
     get revision() {
       return revision;
     },
@@ -1316,13 +1834,13 @@ function joinTarget(config: Readonly<Record<string, unknown>>): string | undefin
 /** Directories a delivery may write. */
 function mayWrite(target: string): boolean {
   if (!/^\/[A-Za-z0-9._/+-]+$/.test(target) || target.includes("..") || target.endsWith("/")) return false;
-  return ["/etc/rancher/rke2/", `${nodePaths.staging}/`, `${nodePaths.images}/`, `${nodePaths.manifests}/`].some((directory) =>
-    target.startsWith(directory),
+  return ["/etc/rancher/rke2/", `${nodePaths.staging}/`, `${nodePaths.snapshots}/`, `${nodePaths.images}/`, `${nodePaths.manifests}/`].some(
+    (directory) => target.startsWith(directory),
   );
 }
 
 function isArchive(target: string): boolean {
-  return target.startsWith(`${nodePaths.staging}/`) || target.startsWith(`${nodePaths.images}/`);
+  return [nodePaths.staging, nodePaths.snapshots, nodePaths.images].some((directory) => target.startsWith(`${directory}/`));
 }
 
 const baseName = (path: string) => path.slice(path.lastIndexOf("/") + 1);
