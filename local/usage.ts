@@ -3,7 +3,7 @@ import type { OperationUsage } from "../core/costs.js";
 import type { Sfn } from "./aws/sfn.js";
 import type { World } from "./world.js";
 
-const s3Reads = ["s3.GetObject", "s3.HeadObject"];
+const s3Reads = ["s3.GetObject", "s3.HeadObject", "s3.GetObjectRetention"];
 /** DELETE is free, and so are EC2, Elastic Load Balancing and Run Command. */
 const s3Writes = ["s3.PutObject", "s3.CopyObject", "s3.CreateMultipartUpload", "s3.UploadPart", "s3.CompleteMultipartUpload"];
 const s3Lists = ["s3.ListObjectsV2", "s3.ListObjectVersions", "s3.ListParts", "s3.ListMultipartUploads"];
@@ -35,7 +35,7 @@ export function paidUsage(world: World): OperationUsage {
   };
 }
 /** Functions that the HTTP API alone invokes. */
-const apiFunctions = ["-api", "-artifacts", "-read-kubeconfig"];
+const apiFunctions = ["drover-api", "drover-artifacts", "drover-snapshots", "drover-read-kubeconfig"];
 
 /** How a call of the account's owner is named. */
 export const owner = "person";

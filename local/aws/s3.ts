@@ -20,6 +20,8 @@ import type {
   DeleteObjectsRequest,
   GetObjectOutput,
   GetObjectRequest,
+  GetObjectRetentionOutput,
+  GetObjectRetentionRequest,
   HeadObjectOutput,
   HeadObjectRequest,
   ListMultipartUploadsOutput,
@@ -475,7 +477,7 @@ export function createS3(world: World & { readonly template?: Pick<Template, "bu
   // --- reading ---
 
   function requireReadable(
-    input: GetObjectRequest | HeadObjectRequest,
+    input: Pick<GetObjectRequest, "Bucket" | "Key" | "VersionId" | "IfMatch" | "IfNoneMatch">,
     missing: (key: string) => AwsError,
   ): Version & { content: NonNullable<Version["content"]> } {
     const { bucket } = open(input.Bucket);
@@ -545,6 +547,26 @@ export function createS3(world: World & { readonly template?: Pick<Template, "bu
         input,
         requireReadable(input, () => new AwsError("NotFound", "Not Found", 404)),
       ).head,
+  };
+
+  const getObjectRetention: Operation<GetObjectRetentionRequest, GetObjectRetentionOutput> = {
+    fields: ["Bucket", "Key", "VersionId"],
+    permissions: (input) => [
+      allow("s3:GetObjectRetention", objectArn(input.Bucket, input.Key), { "s3:VersionId": input.VersionId }),
+      ...(peek(input.Bucket, input.Key, input.VersionId)?.content === undefined ? [allow("s3:ListBucket", bucketArn(input.Bucket))] : []),
+    ],
+    latency: { milliseconds: 15 },
+    mutates: false,
+    call: (input) => {
+      const { config } = open(input.Bucket);
+      if (config.objectLock === undefined) throw invalidRequest("Bucket is missing Object Lock Configuration");
+      const { lock } = requireReadable(input, noSuchKey).content;
+      if (lock === undefined) {
+        const message = "The specified object does not have a ObjectLock configuration";
+        throw new AwsError("NoSuchObjectLockConfiguration", message, 404, { Key: input.Key });
+      }
+      return { Retention: { Mode: lock.mode, RetainUntilDate: new Date(lock.untilMs) } };
+    },
   };
 
   // --- deleting ---
@@ -1096,6 +1118,7 @@ export function createS3(world: World & { readonly template?: Pick<Template, "bu
       PutObject: putObject,
       GetObject: getObject,
       HeadObject: headObject,
+      GetObjectRetention: getObjectRetention,
       DeleteObject: deleteObject,
       DeleteObjects: deleteObjects,
       ListObjectsV2: listObjects,

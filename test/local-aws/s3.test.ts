@@ -291,6 +291,24 @@ describe("locked objects of the local S3", () => {
     expect(codeOf(() => text("locked", "k", { VersionId: version }))).toBe("NoSuchVersion 404");
   });
 
+  it("tell until when they are held, to whoever may know", () => {
+    const version = lockedPut();
+    const asked = { Bucket: "locked", Key: "k", VersionId: version };
+    expect(call("GetObjectRetention", asked)).toEqual({ Retention: { Mode: "GOVERNANCE", RetainUntilDate: new Date(startAtMs + 2 * day) } });
+    expect(permissionsOf(world, s3, "GetObjectRetention", asked).map(({ action }) => action)).toEqual(["s3:GetObjectRetention"]);
+  });
+  it.each([
+    ["is not there", { Bucket: "locked", Key: "none" }, "NoSuchKey 404"],
+    ["is a version that is not there", { Bucket: "locked", Key: "k", VersionId: "0".repeat(32) }, "NoSuchVersion 404"],
+    ["lies in a bucket without locks", { Bucket: "kept", Key: "k" }, "InvalidRequest 400"],
+    ["is not locked", { Bucket: "unlocked", Key: "k" }, "NoSuchObjectLockConfiguration 404"],
+  ])("tell nothing of one that %s", (_, asked, code) => {
+    s3.createBucket({ ...kept, name: "unlocked", objectLock: {} });
+    lockedPut();
+    for (const bucket of ["kept", "unlocked"]) put(bucket, "k", "x", { ChecksumSHA256: sha256("x") });
+    expect(codeOf(() => call("GetObjectRetention", asked))).toBe(code);
+  });
+
   it("yield to a bypass under governance, never under compliance", () => {
     const governed = lockedPut();
     const complied = lockedPut({ ObjectLockMode: "COMPLIANCE", ObjectLockRetainUntilDate: new Date(startAtMs + day) });
