@@ -12,11 +12,14 @@ set -o errexit -o nounset -o pipefail
 source "${BASH_SOURCE[0]%/*}/node.sh"
 # shellcheck source=cluster.sh
 source "${BASH_SOURCE[0]%/*}/cluster.sh"
+# shellcheck source=etcd.sh
+source "${BASH_SOURCE[0]%/*}/etcd.sh"
 
 servers_ready=0
 agents_ready=0
 nodes=0
 not_ready=()
+leader_name='' # stays so where etcd does not say who leads: whoever asks can do without
 
 # One line a node: name, Ready, control-plane label.
 read_nodes() {
@@ -54,6 +57,7 @@ main() {
       if [[ -n $name ]]; then pending=$((pending + 1)); fi
     done <<<"$list"
   fi
+  if read_status && read_member_names; then log "etcd is led by ${leader_name:-nobody}"; fi
   for name in "${not_ready[@]}"; do
     if ((${#names} > 1200)); then break; fi # the line ends under 2,000 bytes whatever the names
     json_string "$name"
@@ -61,9 +65,12 @@ main() {
   done
   json_string "$cluster_id"
   local -r quoted_id="$REPLY"
+  json_string "$leader_name"
+  local -r quoted_leader="$REPLY"
   json_string "$version"
   succeed clusterId "$quoted_id" caHash "\"$ca_hash\"" apiReady "$api_ready" members "$members" voters "$voters" serversReady "$servers_ready" \
-    agentsReady "$agents_ready" nodes "$nodes" notReady "[$names]" podsPending "$pending" version "$REPLY"
+    agentsReady "$agents_ready" nodes "$nodes" notReady "[$names]" podsPending "$pending" \
+    leader "$quoted_leader" version "$REPLY"
 }
 
 main "$@"
