@@ -1,16 +1,33 @@
 /** Commands on clusters: check a file, create, look, follow, delete. Changes are shown first and asked for. */
 import type { Accepted, ClusterStatus, ClusterSummary } from "../core/api.js";
-import { formatFault } from "../core/failures.js";
+import type { QuorumAssessment } from "../core/cluster-health.js";
+import { latestTime, nextTime, readSchedule } from "../core/cron.js";
+import { type DueKind, freshness } from "../core/due.js";
 import { ports } from "../core/layout.js";
-import type { LeftResource, OperationRecord } from "../core/records.js";
+import type { ClusterRecord, OperationRecord } from "../core/records.js";
 import { faultSummary, validateCluster } from "../core/validate-cluster.js";
-import { type ApiClient, interruption } from "./api-client.js";
-import { cardText, leftLines } from "./card.js";
+import type { ApiClient } from "./api-client.js";
+import { cardText } from "./card.js";
+import {
+  agrees,
+  type ChangeOptions,
+  checkName,
+  deletedText,
+  finish,
+  follow,
+  nameTyped,
+  nothingChanged,
+  planText,
+  previewText,
+  requestIdOf,
+  requireName,
+  sendChange,
+  took,
+} from "./changes.js";
 import { readClusterText } from "./cluster-text.js";
 import type { Act, Command } from "./command.js";
-import { badInput, CommandFailure, type ExitCode, exitCodes } from "./failures.js";
-import type { ClusterSize } from "./progress.js";
-import { age, counted, duration, instant, paint, plain, secondsBetween, table, wrap } from "./text.js";
+import { badInput, CommandFailure, exitCodes } from "./failures.js";
+import { age, duration, instant, labelled, paint, plain, secondsBetween, size as sizeText, table } from "./text.js";
 import { watchOperation } from "./watch.js";
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------
@@ -59,12 +76,6 @@ export const validate: Act<{ readonly online?: boolean }, [file: string]> = asyn
 // ---------------------------------------------------------------------------------------------------------------------------------------------
 // create, delete
 
-interface ChangeOptions {
-  readonly yes?: boolean;
-  readonly wait?: boolean;
-  readonly requestId?: string;
-}
-
 export const create: Act<ChangeOptions & { readonly file?: string }, [file: string | undefined]> = async (command, options, given) => {
   if (given !== undefined && options.file !== undefined) throw badInput("Two cluster files are given", "Give one, as FILE or with --file");
   const file = given ?? options.file;
@@ -97,145 +108,29 @@ export const create: Act<ChangeOptions & { readonly file?: string }, [file: stri
   return await follow(command, api, accepted, options, size);
 };
 
-export const remove: Act<Omit<ChangeOptions, "yes"> & { readonly confirm?: string; readonly overrideProtection?: boolean }, [name: string]> = async (
-  command,
-  options,
-  name,
-) => {
+interface DeleteOptions extends Omit<ChangeOptions, "yes"> {
+  readonly confirm?: string;
+  readonly overrideProtection?: boolean;
+  readonly skipSnapshot?: boolean;
+}
+
+export const remove: Act<DeleteOptions, [name: string]> = async (command, options, name) => {
   const { surroundings } = command;
   checkName(name);
-  if (options.confirm !== undefined && options.confirm !== name) throw wrongName(name, options.confirm);
+  if (options.confirm !== undefined) requireName("delete", name, options.confirm);
   const api = await command.api();
-  const body = { requestId: requestIdOf(options, surroundings.newId), overrideProtection: options.overrideProtection === true };
+  const body = {
+    requestId: requestIdOf(options, surroundings.newId),
+    overrideProtection: options.overrideProtection === true,
+    skipSnapshot: options.skipSnapshot === true,
+  };
   const preview = await api.call<Accepted>("deleteCluster", { name }, { ...body, confirm: "", preview: true });
   if (preview.status === "accepted") return await follow(command, api, preview, options, undefined);
   command.tell(previewText(preview, api, surroundings.err.columns));
-  if (options.confirm === undefined) {
-    if (surroundings.ask === undefined) throw nobodyToAsk(`add --confirm ${name}`);
-    const typed = await surroundings.ask(`Type the cluster's name to delete it: `);
-    if (surroundings.interrupted.aborted || typed === undefined) throw interruption("Nothing was changed");
-    if (typed.trim() !== name) throw wrongName(name, typed.trim());
-  }
+  await nameTyped(command, "delete", name, options.confirm);
   const accepted = await sendChange(api, "deleteCluster", { name }, { ...body, confirm: name, preview: false }, name, body.requestId);
   return await follow(command, api, accepted, options, { servers: 1, agents: 0 });
 };
-
-function requestIdOf({ requestId }: ChangeOptions, newId: () => string): string {
-  if (requestId === undefined) return newId();
-  if (!/^[A-Za-z0-9_-]{8,64}$/.test(requestId)) {
-    throw badInput(`--request-id must be 8 to 64 letters, digits, hyphens or underscores; found "${requestId}"`, "Choose another, or leave it out");
-  }
-  return requestId;
-}
-
-/** A change whose answer was cut off may have been accepted: the person gets the id with which it can be sent again. */
-async function sendChange(
-  api: ApiClient,
-  route: "createCluster" | "deleteCluster",
-  parameters: Readonly<Record<string, string>>,
-  body: unknown,
-  cluster: string,
-  requestId: string,
-): Promise<Accepted> {
-  try {
-    return await api.call<Accepted>(route, parameters, body);
-  } catch (error) {
-    if (!(error instanceof CommandFailure) || !["unreachable", "interrupted"].includes(error.exit)) throw error;
-    const next = `It may have been accepted: see drover operations ${cluster}; or send it again with --request-id ${requestId}, which is safe`;
-    throw new CommandFailure(error.exit, error.what, next, [], { cause: error });
-  }
-}
-
-/** @returns false when the person says no */
-async function agrees({ surroundings }: Command, question: string): Promise<boolean> {
-  if (surroundings.ask === undefined) throw nobodyToAsk("add --yes");
-  const answer = await surroundings.ask(`${question} [y/N] `);
-  if (surroundings.interrupted.aborted || answer === undefined) throw interruption("Nothing was changed");
-  return /^y(es)?$/i.test(answer.trim());
-}
-
-function nobodyToAsk(instead: string): CommandFailure {
-  return badInput("This is not a terminal, so nobody can be asked; nothing was changed", `Read what would be done, then ${instead}`);
-}
-
-function wrongName(name: string, found: string): CommandFailure {
-  return badInput(
-    `To delete ${name} its name must be given again; found "${plain(found).slice(0, 40)}"; nothing was changed`,
-    `Give ${name} to confirm`,
-  );
-}
-
-function nothingChanged(command: Command): ExitCode {
-  command.answer({ changed: false }, "Nothing was changed.\n");
-  return exitCodes.ok;
-}
-
-/** One act a line, wrapped under itself. */
-function planText(plan: readonly string[], columns: number): string {
-  return plan.map((act) => `  - ${wrap(act, Math.max(40, columns - 5)).join("\n    ")}\n`).join("");
-}
-
-function previewText(preview: Accepted, api: ApiClient, columns: number): string {
-  const warnings = preview.warnings.map((warning) => `warning  ${plain(formatFault({ ...warning, severity: "warning" }))}\n`).join("");
-  return `At ${api.endpoint.label}:\n${planText(preview.plan, columns)}${warnings}`;
-}
-
-async function follow(
-  command: Command,
-  api: ApiClient,
-  accepted: Accepted,
-  options: ChangeOptions,
-  size: ClusterSize | undefined,
-): Promise<ExitCode> {
-  const { operation, cluster } = accepted;
-  if (options.wait === false) {
-    command.answer({ operation: { id: operation, cluster, status: "accepted" } }, `${operation} is accepted. Watch it: drover watch ${cluster}\n`);
-    return exitCodes.ok;
-  }
-  command.tell(`Operation ${operation}; Ctrl-C stops watching, not the operation\n`);
-  return await finish(command, api, await watchOperation({ cluster, operation, size }, api, command.surroundings));
-}
-
-/** Says how an operation ended: its result on standard output, or its card. */
-async function finish(command: Command, api: ApiClient, operation: OperationRecord): Promise<ExitCode> {
-  if (operation.status === "failed") {
-    if (command.isJson) command.answer({ operation }, "");
-    command.tell(`\n${failureText(command, operation)}`);
-    return exitCodes.failed;
-  }
-  command.answer({ operation }, operation.kind === "create" ? await readyText(operation, api) : deletedText(operation));
-  return exitCodes.ok;
-}
-
-function failureText({ surroundings }: Command, operation: OperationRecord): string {
-  if (operation.card !== undefined) return cardText(operation.card, surroundings.err);
-  return `${operation.id} failed without a card. Look at the execution: ${operation.execution}\n`;
-}
-
-async function readyText(operation: OperationRecord, api: ApiClient): Promise<string> {
-  const { cluster } = operation;
-  const status = await api.call<ClusterStatus>("readCluster", { name: cluster }).catch(() => undefined);
-  const endpoint = status?.record.endpoint;
-  return [
-    `${cluster} is ready after ${took(operation)}`,
-    ...(endpoint === undefined ? [] : [`  endpoint    https://${endpoint.dnsName}:${ports.api}`]),
-    `  kubeconfig  drover kubeconfig ${cluster} --output ${cluster}.kubeconfig`,
-    "",
-  ].join("\n");
-}
-
-function deletedText(operation: OperationRecord): string {
-  const outcome = operation.outcome as { readonly left?: readonly LeftResource[]; readonly dollarsPerMonth?: number } | undefined;
-  const left = outcome?.left ?? [];
-  const first = `${operation.cluster} is deleted after ${took(operation)}`;
-  if (left.length === 0) return `${first}; nothing is left\n`;
-  const cost = (outcome?.dollarsPerMonth ?? 0).toFixed(2);
-  return `${[`${first}; ${counted(left.length, "resource")} left, about $${cost} a month:`, ...leftLines(left, 50)].join("\n")}\n`;
-}
-
-function took(operation: OperationRecord): string {
-  return operation.endedAt === undefined ? "an unknown time" : duration(secondsBetween(operation.acceptedAt, operation.endedAt));
-}
 
 // ---------------------------------------------------------------------------------------------------------------------------------------------
 // list, status, watch, operations
@@ -266,8 +161,8 @@ export const status: Act<object, [name: string]> = async (command, _, name) => {
   return exitCodes.ok;
 };
 
-function statusText({ record, nodes, operation }: ClusterStatus, { surroundings }: Command, now: number): string {
-  const colour = { ready: "green", failed: "red", creating: "yellow", deleting: "yellow" } as const;
+function statusText({ record, nodes, operation, quorum }: ClusterStatus, { surroundings }: Command, now: number): string {
+  const colour = { ready: "green", failed: "red", creating: "yellow", restoring: "yellow", deleting: "yellow" } as const;
   const pair = (label: string, text: string) => `  ${label.padEnd(12)}${text}`;
   const lines = [
     `${paint(surroundings.out, "bold", record.name)}  ${paint(surroundings.out, colour[record.phase], record.phase)}`,
@@ -278,6 +173,7 @@ function statusText({ record, nodes, operation }: ClusterStatus, { surroundings 
     ...record.conditions.map(({ type, status: value, message }) =>
       pair(value === "True" ? "ok" : value === "False" ? "NOT OK" : "unknown", `${type}: ${plain(message)}`),
     ),
+    ...(record.readyAt === undefined ? [] : [pair("snapshot", snapshotState(record, now)), pair("drill", drillState(record, now))]),
   ];
   const rows = nodes.map((node) => [
     node.name,
@@ -289,7 +185,52 @@ function statusText({ record, nodes, operation }: ClusterStatus, { surroundings 
     age((now - Date.parse(node.launchedAt)) / 1000),
   ]);
   const nodeTable = rows.length === 0 ? "No machines.\n" : table(["NODE", "ROLE", "TYPE", "ZONE", "ADDRESS", "STATE", "AGE"], rows);
-  return `${lines.join("\n")}\n\n${nodeTable}${operation === undefined ? "" : `\n${latestText(operation)}`}`;
+  const guide = quorum === undefined || quorum.kind === "whole" ? "" : `\n${quorumGuide(quorum, surroundings.out)}`;
+  return `${lines.join("\n")}\n${guide}\n${nodeTable}${operation === undefined ? "" : `\n${latestText(operation)}`}`;
+}
+
+/** Age of the newest snapshot that counts, and when the next is due. */
+function snapshotState(record: ClusterRecord, now: number): string {
+  const { newestProven, wanted } = record;
+  const { schedule, timeZone } = wanted.spec.backup;
+  const next = nextTime(readSchedule(schedule, timeZone), now);
+  const isDue = newestProven === undefined || Date.parse(newestProven.at) < (latestTime(readSchedule(schedule, timeZone), now) ?? 0);
+  const then = isDue ? "one is due" : next === undefined ? "" : `the next ${instant(new Date(next).toISOString())}`;
+  if (newestProven === undefined) return `NONE IS PROVEN; ${then}${lateText("backup", record, now)}`;
+  const { id, at, revision, bytes } = newestProven;
+  return `proven ${ago(at, now)} ago, ${id}, revision ${revision}, ${sizeText(bytes)}; ${then}${lateText("backup", record, now)}`;
+}
+
+function drillState(record: ClusterRecord, now: number): string {
+  const { lastDrill, wanted } = record;
+  const { drill } = wanted.spec.backup;
+  const wish = drill === "never" ? "none is asked for" : drill;
+  if (lastDrill === undefined) return `no snapshot was restored to prove it yet; ${wish}${lateText("drill", record, now)}`;
+  const { at, snapshot, proven, detail } = lastDrill;
+  if (!proven) return `NOT PROVEN ${ago(at, now)} ago, ${snapshot}: ${plain(detail)}`;
+  return `${snapshot} was restored and proven ${ago(at, now)} ago; ${wish}${lateText("drill", record, now)}`;
+}
+
+function lateText(kind: DueKind, record: ClusterRecord, now: number): string {
+  const late = freshness(kind, record, now)?.lateSeconds ?? 0;
+  return late === 0 ? "" : `; LATE by ${age(late)}`;
+}
+
+function ago(at: string, now: number): string {
+  return age((now - Date.parse(at)) / 1000);
+}
+
+/** What a person reads first when servers are lost: what is so, what is safe, what would be lost, and the one command. */
+function quorumGuide(quorum: QuorumAssessment, screen: { readonly hasColour: boolean; readonly columns: number }): string {
+  const columns = Math.min(Math.max(screen.columns, 60), 120);
+  return [
+    paint(screen, "red", quorum.kind.toUpperCase()),
+    labelled("Found", quorum.reason, columns),
+    ...quorum.safe.map((line, index) => labelled(index === 0 ? "Safe" : "", line, columns)),
+    labelled("Loss", quorum.loss, columns),
+    ...(quorum.command === undefined ? [] : [`  Type       ${plain(quorum.command)}`]),
+    "",
+  ].join("\n");
 }
 
 function latestText(operation: OperationRecord): string {
@@ -317,7 +258,7 @@ export const watch: Act<object, [what: string]> = async (command, _, what) => {
 
 /** By its id, or the latest of a cluster, which may be gone already. */
 async function operationToWatch(what: string, api: ApiClient): Promise<OperationRecord> {
-  const cluster = /^(?:create|delete)-([a-z][a-z0-9-]{0,29})-[0-9a-f]{16}$/.exec(what)?.[1];
+  const cluster = /^(?:create|delete|backup|restore|drill)-([a-z][a-z0-9-]{0,29})-[0-9a-f]{16}$/.exec(what)?.[1];
   if (cluster !== undefined) {
     const found = await unlessNotFound(api.call<OperationRecord>("readOperation", { name: cluster, operation: what }));
     if (found !== undefined) return found;
@@ -375,11 +316,4 @@ function operationText(operation: OperationRecord, { surroundings }: Command): s
     ...(operation.card === undefined ? [] : [cardText(operation.card, surroundings.out)]),
     ...(operation.kind === "delete" && operation.status === "succeeded" ? [deletedText(operation)] : []),
   ].join("\n");
-}
-
-/** The same rule as the cluster file's, so that a misspelt name is said here. */
-export function checkName(name: string): void {
-  if (/^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$/.test(name)) return;
-  const rule = "1 to 30 lower-case letters, digits and hyphens, starting with a letter";
-  throw badInput(`"${plain(name).slice(0, 60)}" is no cluster's name: names are ${rule}`, "See which there are: drover list");
 }

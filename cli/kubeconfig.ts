@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { chmod, mkdir, open, readFile, realpath, rename, rm } from "node:fs/promises";
 import { delimiter, dirname, join, resolve } from "node:path";
 import { type Document, isMap, isSeq, parseDocument, type YAMLMap } from "yaml";
-import { checkName } from "./clusters.js";
+import { checkName } from "./changes.js";
 import type { Act } from "./command.js";
 import { badInput, CommandFailure, exitCodes } from "./failures.js";
 

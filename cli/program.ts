@@ -7,6 +7,7 @@ import { type Act, type CommonOptions, commandWith } from "./command.js";
 import { CommandFailure, type ExitCode, exitCodeMeanings, exitCodes, faultLine } from "./failures.js";
 import { kubeconfig } from "./kubeconfig.js";
 import { defaultPort, defaultSpeed, down, localStatus, reset, up } from "./local.js";
+import { createSnapshot, drill, listSnapshots, proveSnapshot, pruneSnapshots, restore, showSnapshot } from "./snapshots.js";
 import type { Surroundings } from "./surroundings.js";
 import { paint, plain } from "./text.js";
 
@@ -76,7 +77,7 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
   };
 
   const program = new Commander("drover")
-    .description("Fleets of RKE2 clusters on EC2: create, look, delete.")
+    .description("Fleets of RKE2 clusters on EC2: create, look, back up, restore, delete.")
     .version("0.1.0", "-V, --version", "print the version")
     .helpOption("-h, --help", "show help, examples first")
     .helpCommand("help [command]", "show help of a command")
@@ -99,6 +100,8 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
     ["drover create examples/ha.yaml", "preview, question, progress"],
     ["drover status ha", "nodes, endpoint, operation"],
     ["drover kubeconfig ha --output ha.kubeconfig", "its key, for you alone"],
+    ["drover snapshot create ha", "a snapshot, proven"],
+    ["drover restore ha", "what would be lost, the name typed"],
     ["drover delete ha", "preview, the name typed"],
   );
   program.addHelpText(
@@ -153,7 +156,9 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
       program
         .command("status")
         .summary("show a cluster")
-        .description("Shows a cluster: phase, version, endpoint, conditions, machines as EC2 shows them, and the latest operation.")
+        .description(
+          "Shows a cluster: phase, version, endpoint, conditions, age of its newest proven snapshot and last drill, machines as EC2 shows them, and the latest operation. When servers are lost: what is safe, what would be lost, and the one command.",
+        )
         .addArgument(name)
         .action(acts(status)),
     ),
@@ -198,17 +203,142 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
         .command("delete")
         .summary("delete a cluster and everything made for it")
         .description(
-          "Shows what would go, asks for the cluster's name, deletes its machines and endpoint, and says what is left and what that costs.",
+          "Shows what would go, asks for the cluster's name, takes a last snapshot, deletes its machines and endpoint, and says what is left and what that costs. Snapshots stay.",
         )
         .addArgument(name)
         .option("--confirm <name>", "the name once more, in place of typing it")
         .option("--override-protection", "delete although the file says protection.delete: true")
+        .option("--skip-snapshot", "take no last snapshot before")
         .option("--no-wait", "start it and return, without following")
         .option("--request-id <id>", "repeat an earlier request: the same id is answered with the same operation")
         .action(acts(remove)),
     ),
     ["drover delete ha", "preview, the name typed, progress"],
     ["drover delete ha --confirm ha", "from a script"],
+  );
+
+  const snapshot = program.command("snapshot").summary("snapshots of etcd: take, list, show, prove").enablePositionalOptions();
+  snapshot
+    .description(
+      "A snapshot counts once it is proven: S3's own size and SHA-256 are what the server said, a kept token opens it, and its manifest is written. Scheduled ones are taken by spec.backup of the cluster file.",
+    )
+    .helpCommand(false);
+  const snapshotId = new Argument("<snapshot>", "a snapshot's id, or latest: the newest that is proven");
+  examples(
+    snapshot,
+    ["drover snapshot create ha", "take one now"],
+    ["drover snapshot list ha", "newest first"],
+    ["drover snapshot prune ha --preview", "which go next, and why others stay"],
+  );
+  examples(
+    common(
+      snapshot
+        .command("create")
+        .summary("take a snapshot now, and prove it")
+        .description("Saves a snapshot on a server that is not etcd's leader, uploads it, reads size and SHA-256 back, and writes its manifest last.")
+        .addArgument(name)
+        .option("--preview", "only say what would be done")
+        .option("--no-wait", "start it and return, without following")
+        .option("--request-id <id>", "repeat an earlier request: the same id is answered with the same operation")
+        .action(acts(createSnapshot)),
+    ),
+    ["drover snapshot create ha", "take it, follow it"],
+    ["drover snapshot create ha --no-wait", "from a pipeline"],
+  );
+  examples(
+    common(
+      snapshot
+        .command("list")
+        .summary("list snapshots")
+        .description("Lists a cluster's snapshots, newest first, also after it is deleted. One that is not proven does not count.")
+        .addArgument(name)
+        .action(acts(listSnapshots)),
+    ),
+    ["drover snapshot list ha", "a table"],
+    ["drover snapshot list ha --json", "as data"],
+  );
+  examples(
+    common(
+      snapshot
+        .command("show")
+        .summary("show a snapshot's manifest")
+        .description(
+          "Shows what is known of a proven snapshot: where, when and by what it was taken, etcd's revision, hashes, token generation. No secret is in it.",
+        )
+        .addArgument(name)
+        .addArgument(snapshotId)
+        .action(acts(showSnapshot)),
+    ),
+    ["drover snapshot show ha latest", "the newest that counts"],
+  );
+  examples(
+    common(
+      snapshot
+        .command("prove")
+        .summary("hold what S3 has now against the manifest")
+        .description("Asks S3 for size and SHA-256 of a snapshot as it is now. Exit code 1 when they are not those of the manifest. Changes nothing.")
+        .addArgument(name)
+        .addArgument(snapshotId)
+        .action(acts(proveSnapshot)),
+    ),
+    ["drover snapshot prove ha latest", "the newest that counts"],
+  );
+  examples(
+    common(
+      snapshot
+        .command("prune")
+        .summary("see which snapshots the next backup removes")
+        .description(
+          "Says which snapshots spec.backup.keep removes at the end of the next backup, and why each other is kept. Removes nothing itself.",
+        )
+        .addArgument(name)
+        .option("--preview", "say it; there is no other way to call this")
+        .action(acts(pruneSnapshots)),
+    ),
+    ["drover snapshot prune ha --preview", "a table"],
+  );
+
+  examples(
+    common(
+      program
+        .command("restore")
+        .summary("make a cluster what it was when a snapshot was taken")
+        .description(
+          "Looks at everything first and shows what would be done and lost; asks for the name; restores in place, onto new servers where none is left, or as a new cluster with --as. Started again after a failure it goes on where it stopped.",
+        )
+        .addArgument(name)
+        .option("--snapshot <snapshot>", "latest, a snapshot's id, or survivor: go on with a living server's data when quorum is lost", "latest")
+        .option("--as <new>", "restore as a new cluster of this name; the other stays as it is")
+        .option("--preview", "only say what would be done and lost")
+        .option("--confirm <name>", "the name once more, in place of typing it; with --as the new one")
+        .option("--no-wait", "start it and return, without following")
+        .option("--request-id <id>", "repeat an earlier request: the same id is answered with the same operation")
+        .action(acts(restore)),
+    ),
+    ["drover restore ha --preview", "what would be lost"],
+    ["drover restore ha", "the newest proven snapshot, in place or onto new servers"],
+    ["drover restore ha --snapshot survivor", "quorum is lost, a server lives"],
+    ["drover restore ha --as ha-copy", "beside the old one"],
+  );
+
+  examples(
+    common(
+      program
+        .command("drill")
+        .summary("restore a snapshot on a throw-away server, to prove that it can be")
+        .description(
+          "Restores the newest proven snapshot on a server of its own, closed off from the cluster, compares it with its manifest, and terminates the server however that ends. Scheduled by spec.backup.drill.",
+        )
+        .addArgument(name)
+        .option("--snapshot <snapshot>", "latest, or a snapshot's id", "latest")
+        .option("--preview", "only say what would be done")
+        .option("-y, --yes", "do not ask")
+        .option("--no-wait", "start it and return, without following")
+        .option("--request-id <id>", "repeat an earlier request: the same id is answered with the same operation")
+        .action(acts(drill)),
+    ),
+    ["drover drill ha", "preview, question, progress"],
+    ["drover drill ha --yes", "from a pipeline"],
   );
 
   examples(
