@@ -8,6 +8,7 @@ import { Duration, type Stack } from "aws-cdk-lib";
 import type { HttpApi } from "aws-cdk-lib/aws-apigatewayv2";
 import {
   Alarm,
+  type AlarmProps,
   AlarmStatusWidget,
   ComparisonOperator,
   Dashboard,
@@ -21,6 +22,7 @@ import {
 import { SnsAction } from "aws-cdk-lib/aws-cloudwatch-actions";
 import { Topic } from "aws-cdk-lib/aws-sns";
 import type { Queue } from "aws-cdk-lib/aws-sqs";
+import { type MetricName, metricNamespace, metrics } from "../core/metrics.js";
 import { type FunctionName, type Functions, functionNames, functions as table } from "./functions.js";
 import type { Settings } from "./settings.js";
 import { operationWorkflowNames, type Workflows, workflowNames, workflows as workflowTable } from "./workflows.js";
@@ -36,7 +38,7 @@ interface Watched {
 }
 
 export function makeObservability(stack: Stack, { functions, workflows, deadLetters, api }: Watched, settings: Settings): Alarm[] {
-  const alarm = (id: string, metric: IMetric, description: string) =>
+  const alarm = (id: string, metric: IMetric, description: string, options: Partial<AlarmProps> = {}) =>
     new Alarm(stack, id, {
       metric,
       alarmDescription: description,
@@ -44,7 +46,11 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
       evaluationPeriods: 1,
       comparisonOperator: ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
       treatMissingData: TreatMissingData.NOT_BREACHING,
+      ...options,
     });
+  /** Of the whole fleet: the worst of its clusters. */
+  const worst = (metricName: MetricName, over = Duration.minutes(15)) =>
+    new Metric({ namespace: metricNamespace, metricName, period: over, statistic: "Maximum", label: `${metricName}, worst` });
   // A metric with no data point in a period would make the sum unknown, so none counts as zero.
   const sum = (label: string, metrics: readonly IMetric[]) =>
     new MathExpression({
@@ -90,6 +96,23 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
       ),
       "Requests or events were throttled by Lambda: the account's concurrency is used up.",
     ),
+    alarm(
+      "SnapshotsLate",
+      worst("LateSnapshots"),
+      'The newest proven snapshot of a cluster is older than its schedule allows. "drover list", then "drover status" of each, names it; the dashboard shows it.',
+    ),
+    alarm(
+      "DrillsLate",
+      worst("LateDrills"),
+      "No snapshot of a cluster was restored to prove it for longer than its file allows, or the last drill did not prove it.",
+    ),
+    // Nothing else would tell: a clock that stands still fails at nothing.
+    alarm(
+      "FleetNotSwept",
+      functions["sweep-fleet"].metricInvocations({ period: Duration.minutes(15), statistic }),
+      "The sweep of the fleet does not run: no backup is started by schedule, and no operation that ended unseen is closed. Look at the schedule drover-sweep.",
+      { comparisonOperator: ComparisonOperator.LESS_THAN_THRESHOLD, treatMissingData: TreatMissingData.BREACHING },
+    ),
   ];
   if (settings.alarmTopicArn !== undefined) {
     const action = new SnsAction(Topic.fromTopicArn(stack, "AlarmTopic", settings.alarmTopicArn));
@@ -102,6 +125,20 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
       period,
       expression: `SEARCH('{AWS/Lambda,FunctionName} MetricName="${metric}" drover', '${statistic}')`,
       usingMetrics: {},
+    });
+  /** One line a cluster, where the deployment keeps metrics of each. */
+  const ofEach = (metric: MetricName) =>
+    new MathExpression({
+      label: "",
+      period,
+      expression: `SEARCH('{${metricNamespace},Cluster} MetricName="${metric}"', 'Maximum')`,
+      usingMetrics: {},
+    });
+  const protection = (metric: MetricName) =>
+    new GraphWidget({
+      title: metrics[metric].summary,
+      width: 8,
+      left: [worst(metric, period), ...(settings.clusterMetrics && metrics[metric].cluster ? [ofEach(metric)] : [])],
     });
   new Dashboard(stack, "Dashboard", {
     dashboardName: "drover",
@@ -116,6 +153,15 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
         }),
       ],
       [new AlarmStatusWidget({ title: "Alarms", width: 24, height: 3, alarms })],
+      [
+        protection("SnapshotAge"),
+        protection("DrillAge"),
+        new GraphWidget({
+          title: "Snapshots and drills that are late, backups that failed",
+          width: 8,
+          left: [worst("LateSnapshots", period), worst("LateDrills", period), worst("FailedBackups", period)],
+        }),
+      ],
       workflowNames.map((name) => {
         const machine = workflows[name];
         return new GraphWidget({

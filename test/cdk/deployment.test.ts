@@ -461,12 +461,37 @@ describe("alarms", () => {
     for (const name of functionNames.filter((candidate) => functions[candidate].kind !== "step")) {
       expect(watched("EntrancesThrottled")).toContain(lambda(name).id);
     }
-    for (const name of ["api", "artifacts", "read-kubeconfig", "admit-event"] as const) {
+    for (const name of ["api", "artifacts", "read-kubeconfig", "admit-event", "sweep-fleet"] as const) {
       expect(watched("EntrancesFailing")).toContain(lambda(name).id);
     }
   });
-  it("are silent while nothing happens", () => {
-    for (const alarm of template.all("AWS::CloudWatch::Alarm")) expect(alarm.Properties.TreatMissingData).toBe("notBreaching");
+  it("say when a snapshot or a drill is older than it may be, by the worst of the fleet", () => {
+    for (const [id, metric] of [
+      ["SnapshotsLate", "LateSnapshots"],
+      ["DrillsLate", "LateDrills"],
+    ] as const) {
+      expect(template.one("AWS::CloudWatch::Alarm", id).Properties).toMatchObject({
+        Namespace: "Drover",
+        MetricName: metric,
+        Statistic: "Maximum",
+        Threshold: 1,
+        ComparisonOperator: "GreaterThanOrEqualToThreshold",
+      });
+    }
+  });
+  it("say when the fleet's clock stands still, which no failure would tell", () => {
+    expect(template.one("AWS::CloudWatch::Alarm", "FleetNotSwept").Properties).toMatchObject({
+      Namespace: "AWS/Lambda",
+      MetricName: "Invocations",
+      Threshold: 1,
+      ComparisonOperator: "LessThanThreshold",
+      TreatMissingData: "breaching",
+    });
+  });
+  it("are silent while nothing happens, but for that one", () => {
+    for (const alarm of template.all("AWS::CloudWatch::Alarm").filter(({ id }) => nameOf(id) !== "FleetNotSwept")) {
+      expect(alarm.Properties.TreatMissingData).toBe("notBreaching");
+    }
   });
   it("stand on one dashboard", () => {
     const [dashboard] = template.all("AWS::CloudWatch::Dashboard");
