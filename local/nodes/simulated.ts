@@ -1389,7 +1389,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const runs = (each: NodeRecord | undefined) => each?.etcdRuns === true && each.etcd === cluster.id && each.era === era;
     for (;;) {
       const running = former.filter((member) => runs(state.nodes.get(member.instanceId)));
-      if (running.length >= Math.floor(former.length / 2) + 1) break;
+      // Whoever saw the majority first has taken this one along.
+      if (node.etcd !== cluster.id || running.length >= Math.floor(former.length / 2) + 1) break;
       if (!node.journal.at(-1)?.includes("Failed to test etcd connection"))
         say(node, 'level=info msg="Failed to test etcd connection: context deadline exceeded"');
       await process.sleep(5);

@@ -89,6 +89,7 @@ export function simulatedBench(options: { readonly seed?: number; readonly fault
         return `${origin}${name}`;
       },
       taken: (name) => objects.get(name)?.toString("utf8"),
+      bytes: (name) => objects.get(name) ?? Buffer.alloc(0),
       get requests() {
         return requests;
       },

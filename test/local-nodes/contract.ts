@@ -32,6 +32,8 @@ export interface NodeBench {
     /** Address that can create one object of this name. */
     slot(name: string): string;
     taken(name: string): string | undefined;
+    /** The same, byte for byte. */
+    bytes(name: string): Uint8Array;
     /** How many requests the store answered. */
     readonly requests: number;
   };
@@ -84,7 +86,7 @@ export async function perform<N extends NodeCommandName>(
   return bench.settle(begin(bench, machine, command, parameters));
 }
 
-const get = (target: string, url: string, body?: string | Uint8Array, mode = "0600") =>
+export const get = (target: string, url: string, body?: string | Uint8Array, mode = "0600") =>
   deliveryLine({ kind: "get", sha256: body === undefined ? undefined : createHash("sha256").update(body).digest("hex"), mode, target, url });
 
 /** Delivery of prepare-node: a release and a configuration. */
