@@ -36,10 +36,10 @@ export interface SnapshotStore {
   complete(uid: string, snapshot: string, file: SavedFile): Promise<void>;
   /** What S3 holds under the key now, or in one version of it; undefined when there is none. */
   stored(uid: string, snapshot: string, versionId?: string): Promise<StoredObject | undefined>;
+  /** The beginning of one version: enough to tell a database from an archive. */
+  firstBytes(uid: string, snapshot: string, versionId: string): Promise<Uint8Array>;
   /** Address of one version, for a node that restores it. */
   address(uid: string, snapshot: string, versionId: string): Promise<string>;
-  /** The first bytes of one version: they tell an etcd database from an archive or an empty file. Empty when there is none. */
-  beginning(uid: string, snapshot: string, versionId: string, bytes: number): Promise<Uint8Array>;
   /** Ids under a cluster, in their order, and which have a manifest. */
   list(uid: string): Promise<readonly { readonly id: string; readonly hasManifest: boolean }[]>;
   /** @throws Unsafe when what is there is no manifest */
@@ -133,20 +133,16 @@ export function snapshotStore(bucket: string, s3: S3Client = new S3Client({}), s
       return object && storedObject(object);
     },
 
+    async firstBytes(uid, snapshot, versionId) {
+      const key = snapshotKeys.snapshot(uid, snapshot);
+      const answer = await s3.send(new GetObjectCommand({ Bucket: bucket, Key: key, VersionId: versionId, Range: "bytes=0-63" }));
+      return (await answer.Body?.transformToByteArray()) ?? new Uint8Array();
+    },
+
     address: (uid, snapshot, versionId) =>
       getSignedUrl(signer, new GetObjectCommand({ Bucket: bucket, Key: snapshotKeys.snapshot(uid, snapshot), VersionId: versionId }), {
         expiresIn: urlLifetimeSeconds,
       }),
-
-    async beginning(uid, snapshot, versionId, bytes) {
-      const read = new GetObjectCommand({
-        Bucket: bucket,
-        Key: snapshotKeys.snapshot(uid, snapshot),
-        VersionId: versionId,
-        Range: `bytes=0-${bytes - 1}`,
-      });
-      return (await (await found(() => s3.send(read)))?.Body?.transformToByteArray()) ?? new Uint8Array();
-    },
 
     async list(uid) {
       const keys = (await listFiles(bucket, snapshotKeys.cluster(uid), s3)).map(({ key }) => key);
