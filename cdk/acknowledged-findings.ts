@@ -36,6 +36,7 @@ export const acknowledgedWildcards: Readonly<Record<string, string>> = {
   "{StateBucket}/secrets/*/server-token/*": "Clusters are told apart by uid; one object a generation. The secrets key is a second right.",
   "{StateBucket}/secrets/*/agent-token/*": "Clusters are told apart by uid; one object a generation. The secrets key is a second right.",
   "{StateBucket}/secrets/*/kubeconfig/*": "Clusters are told apart by uid; one object a generation. The secrets key is a second right.",
+  "{StateBucket}/launches-kept/*.json": "Clusters are told apart by uid; what was launched for a deleted one, as long as a snapshot remembers it.",
   "{StateBucket}/snapshots-in-use/*/*/*.json": "Restores and drills are named at run time; retention leaves alone what one of them reads.",
   "{SnapshotBucket}/*/*/snapshot": "Snapshots are named by cluster and moment; whoever signs an upload needs the right it gives.",
   "{SnapshotBucket}/*/*/manifest.json": "Manifests are named as their snapshots are.",
@@ -59,6 +60,8 @@ export const acknowledgedWildcards: Readonly<Record<string, string>> = {
   "states:execution:drover-create-cluster:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
   "states:execution:drover-delete-cluster:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
   "states:execution:drover-backup-cluster:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
+  "states:execution:drover-restore-cluster:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
+  "states:execution:drover-drill-restore:*": "Executions are named by their requests; the lease asks whether its holder still runs.",
   "states:execution:drover-take-snapshot:*":
     "Executions are named by cluster and operation; whoever wants a snapshot awaits its own, and stops it with itself.",
   "states:execution:drover-start-agent-group:*":

@@ -23,6 +23,8 @@ export const environmentNames = [
   "CREATE_STATE_MACHINE_ARN",
   "DELETE_STATE_MACHINE_ARN",
   "BACKUP_STATE_MACHINE_ARN",
+  "RESTORE_STATE_MACHINE_ARN",
+  "DRILL_STATE_MACHINE_ARN",
 ] as const;
 export type EnvironmentName = (typeof environmentNames)[number];
 

@@ -25,7 +25,9 @@ export interface DroverStackProps extends StackProps {
 
 export class DroverStack extends Stack {
   constructor(scope: Construct, id: string, { settings, bundles, s3EndpointId, ...props }: DroverStackProps) {
-    super(scope, id, { description: "Drover: serverless orchestrator for fleets of RKE2 clusters on EC2", ...props });
+    const description = "Drover: serverless orchestrator for fleets of RKE2 clusters on EC2";
+    // CloudFormation takes a template of 1 MB, and white space would be a quarter of this one.
+    super(scope, id, { description, suppressTemplateIndentation: true, ...props });
 
     const storage = makeStorage(this, settings, s3EndpointId);
     const nodes = makeNodeRole(this);
@@ -46,6 +48,8 @@ export class DroverStack extends Stack {
         CREATE_STATE_MACHINE_ARN: workflowArn(this, "create-cluster"),
         DELETE_STATE_MACHINE_ARN: workflowArn(this, "delete-cluster"),
         BACKUP_STATE_MACHINE_ARN: workflowArn(this, "backup-cluster"),
+        RESTORE_STATE_MACHINE_ARN: workflowArn(this, "restore-cluster"),
+        DRILL_STATE_MACHINE_ARN: workflowArn(this, "drill-restore"),
       },
       {
         stack: this,
@@ -72,6 +76,8 @@ export class DroverStack extends Stack {
       CreateStateMachineArn: [workflows["create-cluster"].stateMachineArn, "Creates a cluster"],
       DeleteStateMachineArn: [workflows["delete-cluster"].stateMachineArn, "Deletes a cluster"],
       BackupStateMachineArn: [workflows["backup-cluster"].stateMachineArn, "Takes a snapshot of a cluster"],
+      RestoreStateMachineArn: [workflows["restore-cluster"].stateMachineArn, "Restores a cluster"],
+      DrillStateMachineArn: [workflows["drill-restore"].stateMachineArn, "Restores a snapshot on a throw-away server"],
       NodeInstanceProfileArn: [nodes.profile.instanceProfileArn, "What every node runs with"],
       DeadLetterQueueUrl: [deadLetters.queueUrl, "Events that could not be handled"],
     };

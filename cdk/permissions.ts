@@ -43,6 +43,7 @@ const work = `${stateKeys.work("*")}*`;
 const callback = stateKeys.callback("*");
 const delivery = stateKeys.delivery("*", "*", "*");
 const upload = stateKeys.upload("*", "*", "*");
+const launchesKept = stateKeys.launchesKept("*");
 const snapshotUse = stateKeys.snapshotUse("*", "*", "*");
 const secret = (...kinds: SecretKind[]) => kinds.map((kind) => `${stateKeys.secrets("*")}${kind}/*`);
 
@@ -112,6 +113,8 @@ const readsSnapshots = (on: Deployed) => [
   ...countsSnapshots(on),
   ...decrypts(on),
 ];
+/** The address of one version, and what is known of it before a node fetches it. */
+const restoresSnapshots = (on: Deployed) => [...onSnapshots(["s3:GetObjectVersion"], snapshotFile)(on), ...decrypts(on)];
 const provesSnapshots = (on: Deployed) => [
   ...readsSnapshots(on),
   ...findsUploads(on),
@@ -201,6 +204,10 @@ const makesSecurityGroups: Grant = (on) => [
   { actions: ["ec2:CreateSecurityGroup"], resources: ec2(on, "vpc") },
   ...tagsAtBirth("CreateSecurityGroup", "security-group")(on),
   { actions: ["ec2:AuthorizeSecurityGroupIngress"], resources: ec2(on, "security-group"), conditions: ownTagged },
+];
+/** Groups whose members reach nothing but what is named. */
+const closesOffSecurityGroups: Grant = (on) => [
+  { actions: ["ec2:AuthorizeSecurityGroupEgress", "ec2:RevokeSecurityGroupEgress"], resources: ec2(on, "security-group"), conditions: ownTagged },
 ];
 const removesSecurityGroups: Grant = (on) => [
   { actions: ["ec2:DeleteSecurityGroup", "ec2:RevokeSecurityGroupIngress"], resources: ec2(on, "security-group"), conditions: ownTagged },
@@ -294,6 +301,9 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
 
   snapshots: all(reads(record, operation, snapshotUse), readsSnapshots, looksAtLocks),
 
+  // Opens tokens to see whether one fits the snapshot: no other route may.
+  restores: all(admits, reads(...secret("server-token")), opensSecrets, readsSnapshots),
+
   "admit-event": admits,
   "complete-node-command": all(
     reads(callback, record),
@@ -328,6 +338,7 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
     closesSecrets,
     readsArtifacts,
     signsSnapshotUploads,
+    restoresSnapshots,
     looksAtNodes,
     findsCommands,
     looksAtCommands,
@@ -342,7 +353,9 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
   "close-operation": all(
     reads(lease),
     changes(operation, record),
-    removes(lease, record, admission, launches, work, delivery, upload, ...tokens, ...kubeconfig),
+    removes(lease, record, admission, launches, work, delivery, upload, snapshotUse, ...tokens, ...kubeconfig),
+    reads(launches),
+    writes(launchesKept),
     countsSnapshots,
     takesInventory,
     announces,
@@ -351,6 +364,37 @@ export const permissions: Readonly<Record<FunctionName, Grant>> = {
   "prove-snapshot": all(step, changes(record), reads(command, ...secret("server-token")), opensSecrets, provesSnapshots, announces),
   "prune-snapshots": all(step, reads(snapshotUse), readsSnapshots, looksAtLocks, removesSnapshots),
   "record-snapshot-failure": all(reads(record), changes(operation), announces),
+
+  "begin-restore": all(
+    step,
+    changes(record),
+    observes,
+    looksAtNodes,
+    reads(...tokens),
+    writes(...tokens, group, snapshotUse),
+    opensSecrets,
+    closesSecrets,
+    readsSnapshots,
+    looksAtTargets,
+    deregistersTargets,
+  ),
+  "find-stale-nodes": all(step, observes, reads(command, launchesKept), writes(group)),
+  "launch-drill": all(
+    step,
+    looksAtInstances,
+    looksAtNodes,
+    reads(...secret("server-token")),
+    opensSecrets,
+    readsSnapshots,
+    changes(group),
+    writes(snapshotUse),
+    makesSecurityGroups,
+    closesOffSecurityGroups,
+    looks("ec2:DescribeSecurityGroups"),
+    launchesInstances,
+  ),
+  "judge-drill": all(step, changes(record), reads(group, command), announces),
+  "end-drill": all(step, looksAtInstances, terminatesInstances, looks("ec2:DescribeSecurityGroups"), removesSecurityGroups),
 
   "terminate-nodes": all(step, observes, reads(group), looksAtTargets, deregistersTargets, terminatesInstances),
   "delete-endpoint": all(step, findsEndpoints, removesEndpoints, looks("ec2:DescribeSecurityGroups"), removesSecurityGroups),

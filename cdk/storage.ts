@@ -79,6 +79,8 @@ export function makeStorage(stack: Stack, settings: Settings, s3EndpointId: stri
       expire("callbacks", prefixOf(stateKeys.callback("")), 7),
       expire("deliveries", prefixOf(stateKeys.deliveries("")), 1),
       expire("uploads", prefixOf(stateKeys.uploads("")), 1),
+      // Longer than a use counts (core/snapshots.ts).
+      expire("snapshots-in-use", prefixOf(stateKeys.snapshotUses("")), 14),
       // As long as an execution's name stays taken (Step Functions API reference, StartExecution): a request id means one operation for that time.
       expire("requests", prefixOf(stateKeys.request("")), 90),
     ],

@@ -18,6 +18,8 @@ export const workflows = {
   "create-cluster": { id: "CreateCluster", environment: "CREATE_STATE_MACHINE_ARN" },
   "delete-cluster": { id: "DeleteCluster", environment: "DELETE_STATE_MACHINE_ARN" },
   "backup-cluster": { id: "BackupCluster", environment: "BACKUP_STATE_MACHINE_ARN" },
+  "restore-cluster": { id: "RestoreCluster", environment: "RESTORE_STATE_MACHINE_ARN" },
+  "drill-restore": { id: "DrillRestore", environment: "DRILL_STATE_MACHINE_ARN" },
   "take-snapshot": { id: "TakeSnapshot", environment: undefined },
   "start-agent-group": { id: "StartAgentGroup", environment: undefined },
 } as const;

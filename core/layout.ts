@@ -12,6 +12,8 @@ export const stateKeys = {
   admission: (cluster: string) => `clusters/${cluster}/admission.json`,
   /** Every launch and refusal (launch.ts); changed by If-Match only. */
   launches: (cluster: string) => `clusters/${cluster}/launches.json`,
+  /** The same of a deleted cluster, as long as a snapshot remembers its nodes. */
+  launchesKept: (uid: string) => `launches-kept/${uid}.json`,
   operations: (cluster: string) => `clusters/${cluster}/operations/`,
   operation: (cluster: string, operation: string) => `clusters/${cluster}/operations/${operation}.json`,
   /** What one operation works with: the plan of slots, and the groups of nodes that go through a command together. */
@@ -31,6 +33,7 @@ export const stateKeys = {
   uploads: (uid: string) => `uploads/${uid}/`,
   /** Encrypted with the secrets key; one object a generation, generation 1 first. */
   secret: (uid: string, kind: SecretKind, generation: number) => `secrets/${uid}/${kind}/${String(generation).padStart(6, "0")}.json`,
+  secretKind: (uid: string, kind: SecretKind) => `secrets/${uid}/${kind}/`,
   secrets: (uid: string) => `secrets/${uid}/`,
   /** A snapshot that a restore or a drill reads, perhaps for another cluster: see `SnapshotUse`. Expire in days. */
   snapshotUse: (uid: string, snapshot: string, operation: string) => `snapshots-in-use/${uid}/${snapshot}/${operation}.json`,

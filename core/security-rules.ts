@@ -67,3 +67,11 @@ export function endpointRules(file: ClusterFile, nodeGroup: string): SecurityRul
     ...file.spec.network.endpoint.allowedCidrs.map((cidr) => ({ ...tcp(ports.api, "Kubernetes API"), from: { kind: "cidr", cidr } as const })),
   ];
 }
+
+/**
+ * What a throw-away server may reach; nobody may reach it. TLS alone, because Systems Manager and S3 are behind endpoints in some networks and behind a
+ * gateway in others: no port of any cluster is among it.
+ */
+export function drillRules(): SecurityRule[] {
+  return [{ ...tcp(443, "Systems Manager and S3"), from: { kind: "cidr", cidr: "0.0.0.0/0" } }];
+}

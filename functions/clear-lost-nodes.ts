@@ -28,10 +28,10 @@ interface Clients {
   readonly snapshots: StateStore;
 }
 
-/** Stored as the group `lost-nodes`: nodes the cluster must forget, and instances to terminate after that. */
+/** Stored as the group `lost-nodes`, or `lost-nodes-1` and so on where there may be many: nodes the cluster must forget, and instances to terminate after that. */
 export interface LostNodes {
   readonly schema: 1;
-  readonly id: "lost-nodes";
+  readonly id: string;
   readonly members: readonly { readonly instanceId: string; readonly pool: string }[];
   readonly instances: readonly string[];
 }

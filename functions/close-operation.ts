@@ -10,9 +10,10 @@ import type { Lease, OperationRecord, SnapshotOutcome } from "../core/records.js
 import { type Announcer, announcer } from "./aws/events.js";
 import { type Inventory, inventory } from "./aws/inventory.js";
 import { type StateStore, stateStore } from "./aws/state.js";
-import { finish, recordBackup, recordFailure, recordSuccess } from "./closed-operation.js";
+import { finish, recordBackup, recordFailure, recordRestore, recordSuccess } from "./closed-operation.js";
 import { stepInput } from "./cluster.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
+import { releaseSnapshot } from "./restore-facts.js";
 
 const failure = z.object({ error: z.string(), cause: z.string().default(""), state: z.string().default("") });
 const input = z.discriminatedUnion("outcome", [
@@ -51,7 +52,14 @@ interface DeleteOutcome extends SnapshotOutcome {
 
 async function recordOutcome(operation: OperationRecord, clients: Clients, moment: Moment): Promise<void> {
   if (operation.kind === "create") return recordSuccess(operation, clients, moment);
-  if (operation.kind === "backup") return recordBackup(operation, clients, moment);
+  if (operation.kind === "backup" || operation.kind === "drill") {
+    await recordBackup(operation, clients, moment);
+    return releaseSnapshot(operation.request, operation.id, clients.state);
+  }
+  if (operation.kind === "restore") {
+    await recordRestore(operation, clients, moment);
+    return releaseSnapshot(operation.request, operation.id, clients.state);
+  }
   const { cluster, uid, id } = operation;
   const outcome = operation.outcome as DeleteOutcome | undefined;
   await finish(operation, clients.state, moment.now);
@@ -75,6 +83,9 @@ async function recordOutcome(operation: OperationRecord, clients: Clients, momen
 async function forget(cluster: string, uid: string, clients: Clients): Promise<void> {
   const { state } = clients;
   const hasSnapshots = (await clients.snapshots.list(`${uid}/`, 1)).length > 0;
+  const launches = await state.read(stateKeys.launches(cluster));
+  // A cluster that is made of one of them remembers these nodes, and has to be told that they are gone.
+  if (hasSnapshots && launches !== undefined) await state.write(stateKeys.launchesKept(uid), launches.value);
   const stale = [
     ...(hasSnapshots ? [] : await state.list(stateKeys.secrets(uid))),
     ...(await state.list(stateKeys.deliveries(uid))),

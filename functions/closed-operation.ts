@@ -103,6 +103,33 @@ export async function recordSuccess(
   });
 }
 
+/** A restore that has come to its end: the cluster is ready, and no restore is under way any more. */
+export async function recordRestore(
+  operation: OperationRecord,
+  { state, announcer }: Pick<FailureClients, "state" | "announcer">,
+  moment: Moment,
+): Promise<void> {
+  const { cluster, uid, id } = operation;
+  const before = (await state.read<ClusterRecord>(stateKeys.record(cluster)))?.value;
+  const source = before?.restore?.source;
+  const record = await updateRecord(state, cluster, ({ restore: _, ...current }) => readyRecord(current, moment.now));
+  const endpoint = record.endpoint?.dnsName ?? "";
+  await milestone(state, { cluster, operation: id }, "ready", `${endpoint} answers`, moment.now);
+  await finish(operation, state, moment.now);
+  const lostSince = source?.kind === "snapshot" && source.uid === uid ? source.takenAt : "";
+  const snapshot = operation.request?.snapshot ?? "";
+  await announcer.announce("Cluster Restored", {
+    operation: id,
+    cluster,
+    uid,
+    snapshot,
+    version: record.resolved.version,
+    endpoint,
+    lostSince,
+    at: moment.now,
+  });
+}
+
 function readyRecord(record: ClusterRecord, now: string): ClusterRecord {
   const condition = (type: ClusterRecord["conditions"][number]["type"], message: string) =>
     ({ type, status: "True", reason: "Verified", message, at: now }) as const;

@@ -2,14 +2,16 @@
 import { type AdmissionBook, assignJoins } from "../core/agent-admission.js";
 import { archivesOfCluster, parseChecksums } from "../core/archives.js";
 import { NotYet, Unsafe } from "../core/failures.js";
-import { artifactKeys, serverPool, shortHash, stateKeys } from "../core/layout.js";
+import { artifactKeys, drillRole, serverPool, shortHash, stateKeys } from "../core/layout.js";
 import { type DeliveryEntry, joinsText, nodeCommands, nodePaths } from "../core/node-commands.js";
-import type { ClusterRecord } from "../core/records.js";
+import type { ClusterRecord, RestoreSource } from "../core/records.js";
+import type { SnapshotSource } from "../core/restore.js";
 import { fullToken, renderConfigs, tokenPaths } from "../core/rke2-config.js";
 import { snapshotIdOfPass } from "../core/snapshots.js";
 import { endpointOf, readOperation } from "./cluster.js";
 import type { CommandFile } from "./command-file.js";
-import { type CommandClients, type CommandInput, namesOfLost } from "./run-node-command.js";
+import { type DrillGroup, drillGroup } from "./drill-server.js";
+import { type CommandClients, type CommandInput, isLostGroup, namesOfLost } from "./run-node-command.js";
 import { savedSnapshot, snapshotServer } from "./saved-snapshot.js";
 
 /** @throws Unsafe when the workflow's order was broken: a command before what it needs is known */
@@ -27,7 +29,7 @@ export async function commandParameters(
     case "prepare-node": {
       const { security } = record.wanted.spec;
       return parameters.parse({
-        role: pool === serverPool ? "server" : "agent",
+        role: isServerPool(pool) ? "server" : "agent",
         pool,
         version: record.resolved.version,
         profile: security.profile,
@@ -66,11 +68,81 @@ export async function commandParameters(
       const entries = await clients.snapshots.upload(record.uid, snapshot, (await savedSnapshot(clients.state, step)).result);
       return parameters.parse({ pool, snapshot, delivery: await clients.deliveries.list(record.uid, delivery, entries) });
     }
+    case "stop-server":
+      return parameters.parse({ pool });
+    case "restore-snapshot": {
+      const { id, source, endpoint } = pool === drillRole ? await drillOf(step, clients) : restoreOf(record);
+      return parameters.parse({
+        mode: source.kind,
+        pool,
+        restore: id,
+        endpoint,
+        revision: source.kind === "snapshot" ? String(source.revision) : "0",
+        delivery: await clients.deliveries.list(record.uid, delivery, await restoration(file, source, record, clients)),
+      });
+    }
+    case "rejoin-server":
+      return parameters.parse({
+        pool,
+        restore: restoreOf(record).id,
+        joinAddress: joinAddress(step, file, record),
+        endpoint: endpointOf(record).dnsName,
+        delivery: await clients.deliveries.list(record.uid, delivery, await serverStart(file, "join", record, clients)),
+      });
     case "collect-diagnostics": {
       const entry = await clients.deliveries.upload("diagnostics", stateKeys.upload(record.uid, delivery, "diagnostics.tar.gz"));
       return parameters.parse({ pool, delivery: await clients.deliveries.list(record.uid, delivery, [entry]) });
     }
   }
+}
+
+function isServerPool(pool: string): boolean {
+  return pool === serverPool || pool === drillRole;
+}
+
+interface Restoring {
+  readonly id: string;
+  readonly source: RestoreSource;
+  /** What a restarted server would join. */
+  readonly endpoint: string;
+}
+
+function restoreOf(record: ClusterRecord): Restoring {
+  if (record.restore === undefined) throw new Unsafe(`No restore of ${record.name} is under way`, "Ask for the restore again");
+  return { id: record.restore.id, source: record.restore.source, endpoint: endpointOf(record).dnsName };
+}
+
+/** A drill's server joins nobody: were it to restart, it must not find the cluster that it is a copy of. */
+async function drillOf(step: CommandInput, { state }: CommandClients): Promise<Restoring> {
+  const group = await state.read<DrillGroup>(stateKeys.group(step.cluster, step.operation, drillGroup));
+  if (group === undefined) throw new Unsafe(`The server of drill ${step.operation} is not known`, "Start the drill again");
+  return { id: step.operation, source: group.value.source, endpoint: "127.0.0.1" };
+}
+
+/**
+ * The snapshot, by the address of that very version, and the tokens in their short form: the CA that a full one names is in the snapshot. What a drill's
+ * server is given it may read and not write: no address to send anything.
+ */
+async function restoration(file: CommandFile, source: RestoreSource, record: ClusterRecord, clients: CommandClients): Promise<DeliveryEntry[]> {
+  const delivery = deliveryOf(file);
+  const place = (name: string, content: string, target: string) =>
+    clients.deliveries.file(stateKeys.delivery(record.uid, delivery, name), content, target, "0600");
+  const serverToken =
+    source.kind === "snapshot"
+      ? await clients.secrets.read(source.uid, "server-token", source.tokenGeneration)
+      : await clients.secrets.read(record.uid, "server-token", record.secrets["server-token"]);
+  const agentToken = await clients.secrets.read(record.uid, "agent-token", record.secrets["agent-token"]);
+  return Promise.all([
+    place("token", serverToken, tokenPaths.token),
+    place("agent-token", agentToken, tokenPaths.agentToken),
+    ...(source.kind === "snapshot" ? [snapshotEntry(source, clients)] : []),
+    ...(file.upload === undefined ? [] : [clients.deliveries.upload("kubeconfig", file.upload)]),
+  ]);
+}
+
+async function snapshotEntry(source: SnapshotSource, { snapshots }: CommandClients): Promise<DeliveryEntry> {
+  const { uid, snapshot, versionId, sha256 } = source;
+  return { kind: "get", sha256, mode: "0600", target: `${nodePaths.snapshots}/${snapshot}`, url: await snapshots.address(uid, snapshot, versionId) };
 }
 
 /** Names one delivery: a new one for each command sent, so that no URL is ever handed out twice. */
@@ -84,7 +156,7 @@ export function kubeconfigUpload(record: ClusterRecord, file: Pick<CommandFile, 
 }
 
 async function poolOf(step: CommandInput, clients: CommandClients): Promise<string> {
-  if (step.group === "any-server" || step.group === "lost-nodes" || step.group === snapshotServer) return serverPool;
+  if (step.group === "any-server" || isLostGroup(step.group) || step.group === snapshotServer) return serverPool;
   const group = await clients.state.read<{ readonly pool: string }>(stateKeys.group(step.cluster, step.operation, step.group));
   return group?.value.pool ?? serverPool;
 }
@@ -108,7 +180,7 @@ async function preparation(delivery: string, pool: string, record: ClusterRecord
   const archives = await Promise.all([needed.checksums, needed.bundle, ...needed.images].map(staged));
 
   const configs = renderConfigs({ file: record.wanted, version, endpointDns: endpointOf(record).dnsName, uid: record.uid });
-  const isServer = pool === serverPool;
+  const isServer = isServerPool(pool);
   const files: [name: string, content: string | undefined, target: string][] = [
     ["config.yaml", isServer ? configs.server : configs.agents[pool], nodePaths.config],
     ["registries.yaml", configs.registries, nodePaths.registries],

@@ -1,4 +1,4 @@
-/** State "Decide bootstrap" of create-cluster: law 1. The decision is in the record before the command is sent. */
+/** States "Decide bootstrap" of create-cluster and "Decide who restores" of restore-cluster: law 1. The decision is in the record before the command is sent. */
 import { z } from "zod";
 import { decideBootstrap } from "../core/bootstrap.js";
 import { NodeLost, NotYet, Unsafe } from "../core/failures.js";
@@ -10,7 +10,7 @@ import { type StateStore, stateStore } from "./aws/state.js";
 import { holdLease, milestone, observe, stepInput } from "./cluster.js";
 import { lambda, type Task } from "./lambda.js";
 
-const input = stepInput.extend({ group: z.string().min(1) });
+const input = stepInput.extend({ group: z.string().min(1), restores: z.boolean().default(false) });
 
 interface Clients {
   readonly state: StateStore;
@@ -20,7 +20,7 @@ interface Clients {
 }
 
 interface Start {
-  readonly mode: "bootstrap" | "join";
+  readonly mode: "bootstrap" | "join" | "restore";
   readonly joinAddress: string;
 }
 
@@ -45,6 +45,7 @@ export const decideBootstrapTask: Task<z.output<typeof input>, Clients, Start> =
     operation: step.operation,
     now: moment.now,
     snapshots: taken.length,
+    restores: step.restores,
   });
   const write = async (change: Partial<ClusterRecord>) => {
     const { bootstrap: _, ...rest } = record;
@@ -57,15 +58,27 @@ export const decideBootstrapTask: Task<z.output<typeof input>, Clients, Start> =
       await write({ bootstrap: decision.decision, abandonedBootstraps: decision.abandoned });
       await milestone(state, step, "bootstrap decided", `${candidate} makes the cluster, and nobody else ever may`, moment.now);
       return { mode: "bootstrap", joinAddress: "" };
+    case "restore":
+      await write({ bootstrap: decision.decision, abandonedBootstraps: decision.abandoned, members: [] });
+      await milestone(state, step, "restore decided", `${candidate} restores the cluster, and nobody else may`, moment.now);
+      return { mode: "restore", joinAddress: "" };
     case "resume":
-      return { mode: "bootstrap", joinAddress: "" };
+      return { mode: step.restores ? "restore" : "bootstrap", joinAddress: "" };
     case "join":
+      if (step.restores) {
+        throw new NodeLost(
+          `${step.cluster} was restored on another server than ${candidate}, and that one is not online`,
+          "Choosing again in another pass",
+        );
+      }
       return { mode: "join", joinAddress: decision.address };
     case "wait":
       throw new NotYet(`${step.cluster}: ${decision.reason}`, "Asking again shortly");
     case "replace":
       await write({ abandonedBootstraps: decision.abandoned, members: [] });
       throw new NodeLost(`${step.cluster}: ${decision.reason}`, "Replacing every node that was started against it, in another pass");
+    case "beginAnew":
+      throw new NodeLost(`${step.cluster}: ${decision.reason}`, "Beginning anew on another server, in another pass");
     case "stop":
       throw new Unsafe(`${step.cluster}: ${decision.reason}`, `Look at it: drover status ${step.cluster}`);
   }

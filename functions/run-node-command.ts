@@ -24,13 +24,14 @@ import type { LostNodes } from "./clear-lost-nodes.js";
 import { holdLease, observe, readRecord, stepInput } from "./cluster.js";
 import { type Callback, type CommandFile, commandComment, commandKey, settle } from "./command-file.js";
 import { commandParameters, kubeconfigUpload } from "./command-parameters.js";
+import { drillGroup } from "./drill-server.js";
 import { lambda, type Moment, type Task } from "./lambda.js";
 import { snapshotServer } from "./saved-snapshot.js";
 
 const input = stepInput.extend({
   pass: z.number().int().min(1),
   command: z.enum(Object.keys(nodeCommands) as [NodeCommandName, ...NodeCommandName[]]),
-  /** Name of a group file, or `any-server`, `lost-nodes` or `snapshot-server`, which are found now. */
+  /** Name of a group file, or `any-server` or `snapshot-server`, which are found now; `lost-nodes` (`lost-nodes-2`, ...) names those to be removed. */
   group: z.string().min(1),
   taskToken: z.string().min(1),
   mode: z.enum(["bootstrap", "join"]).optional(),
@@ -108,7 +109,8 @@ async function open(
     lost,
     at: moment.now,
   };
-  const file = step.mode === "bootstrap" ? { ...draft, upload: kubeconfigUpload(record, draft) } : draft;
+  const makesCluster = step.mode === "bootstrap" || (step.command === "restore-snapshot" && step.group !== drillGroup);
+  const file = makesCluster ? { ...draft, upload: kubeconfigUpload(record, draft) } : draft;
   const written = await clients.state.update<CommandFile>(key, (current) => (current === undefined || current.number < number ? file : undefined));
   return written ?? file;
 }
@@ -132,7 +134,7 @@ async function send(step: CommandInput, file: CommandFile, isAnew: boolean, clie
 }
 
 async function groupOf(step: CommandInput, record: ClusterRecord, clients: CommandClients, moment: Moment): Promise<Pick<NodeGroup, "instanceIds">> {
-  if (step.group === "any-server" || step.group === "lost-nodes" || step.group === snapshotServer) {
+  if (step.group === "any-server" || isLostGroup(step.group) || step.group === snapshotServer) {
     const { instances: observed } = await observe(clients.state, clients.instances, record, moment.now);
     const living = record.members.filter((member) =>
       observed.some((instance) => instance.instanceId === member.instanceId && instance.state === "running"),
@@ -195,9 +197,14 @@ async function reachable(
   return { usable, lost };
 }
 
+/** Groups of nodes that a living server removes: at most 50 names go into one command. */
+export function isLostGroup(group: string): boolean {
+  return /^lost-nodes(-\d+)?$/.test(group);
+}
+
 /** Kubernetes names of the nodes that `remove-node` takes out. */
 export async function namesOfLost(state: StateStore, step: CommandInput): Promise<readonly string[]> {
-  const lost = await state.read<LostNodes>(stateKeys.group(step.cluster, step.operation, "lost-nodes"));
+  const lost = await state.read<LostNodes>(stateKeys.group(step.cluster, step.operation, step.group));
   return (lost?.value.members ?? []).map((node) => nodeName(node.pool, node.instanceId));
 }
 

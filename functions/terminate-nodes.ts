@@ -7,13 +7,13 @@ import { z } from "zod";
 import { NotYet } from "../core/failures.js";
 import { stateKeys } from "../core/layout.js";
 import { isGone, type ObservedInstance } from "../core/nodes.js";
-import type { ClusterRecord } from "../core/records.js";
 import { type Instances, instances } from "./aws/instances.js";
 import { type LoadBalancers, loadBalancers } from "./aws/load-balancer.js";
 import { type StateStore, stateStore } from "./aws/state.js";
 import type { LostNodes } from "./clear-lost-nodes.js";
 import { holdLease, milestone, observe, readRecord, stepInput } from "./cluster.js";
 import { lambda, type Task } from "./lambda.js";
+import { leaveEndpoint } from "./leave-endpoint.js";
 
 const input = stepInput.extend({ which: z.enum(["lost", "all"]) });
 
@@ -29,7 +29,7 @@ export const terminateNodes: Task<z.output<typeof input>, Clients, { readonly te
   const { instances: observed } = await observe(clients.state, clients.instances, record, moment.now);
   const going = step.which === "all" ? [...observed, ...(await clients.instances.drillsOf(record.uid))] : await lost(step, clients.state, observed);
   const remaining = going.filter((instance) => instance.state !== "terminated");
-  const endpointLeft = step.which === "lost" || (await leaveEndpoint(record, remaining, clients.balancers));
+  const endpointLeft = step.which === "lost" || (await leaveEndpoint(record, serversOf(remaining), clients.balancers));
   const now = remaining.filter((instance) => !isGone(instance.state) && (endpointLeft || instance.role === "agent"));
   if (now.length > 0) await clients.instances.terminate(now.map((instance) => instance.instanceId));
   if (remaining.length > 0) {
@@ -48,24 +48,8 @@ async function lost(
   return observed.filter((instance) => group?.value.instances.includes(instance.instanceId));
 }
 
-/** Whether no server is in the target groups any more, not even draining. */
-async function leaveEndpoint(record: ClusterRecord, remaining: readonly ObservedInstance[], balancers: LoadBalancers): Promise<boolean> {
-  if (record.endpoint === undefined) return true;
-  const servers = new Set(remaining.filter((instance) => instance.role === "server").map((instance) => instance.instanceId));
-  const left = await Promise.all(
-    [record.endpoint.supervisorTargetGroupArn, record.endpoint.apiTargetGroupArn].map(async (group) => {
-      const registered = (await balancers.targets(group)).filter((target) => servers.has(target.instanceId));
-      const staying = registered.filter((target) => !target.state.includes("draining"));
-      if (staying.length > 0) {
-        await balancers.deregister(
-          group,
-          staying.map((target) => target.instanceId),
-        );
-      }
-      return registered.length === 0;
-    }),
-  );
-  return left.every(Boolean);
+function serversOf(nodes: readonly ObservedInstance[]): ReadonlySet<string> {
+  return new Set(nodes.filter((node) => node.role === "server").map((node) => node.instanceId));
 }
 
 export const handler = lambda(

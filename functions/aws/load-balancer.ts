@@ -1,11 +1,13 @@
 /** Elastic Load Balancing and security groups: a cluster's endpoint. Everything is found by name before it is made. */
 import {
+  AuthorizeSecurityGroupEgressCommand,
   AuthorizeSecurityGroupIngressCommand,
   CreateSecurityGroupCommand,
   DeleteSecurityGroupCommand,
   DescribeSecurityGroupsCommand,
   EC2Client,
   type IpPermission,
+  RevokeSecurityGroupEgressCommand,
   RevokeSecurityGroupIngressCommand,
 } from "@aws-sdk/client-ec2";
 import {
@@ -187,6 +189,8 @@ export interface SecurityGroups {
   /** Finds the group of this name in the VPC, or makes it. */
   ensure(order: { readonly name: string; readonly description: string; readonly vpcId: string; readonly marks: Marks }): Promise<string>;
   allow(groupId: string, rules: readonly SecurityRule[]): Promise<void>;
+  /** Lets its members reach what the rules say, and nothing else; nobody reaches them. */
+  closeOff(groupId: string, rules: readonly SecurityRule[]): Promise<void>;
   find(uidTag: string, uid: string): Promise<readonly { readonly id: string; readonly name: string }[]>;
   /** Takes all ingress rules off: two groups that name each other could not be deleted otherwise. */
   clear(groupId: string): Promise<void>;
@@ -234,6 +238,24 @@ export function securityGroups(ec2: EC2Client = new EC2Client({})): SecurityGrou
         ec2.send(new AuthorizeSecurityGroupIngressCommand({ GroupId: groupId, IpPermissions: some.map(permission) })).then(() => true);
       if (await ignoring("InvalidPermission.Duplicate", () => authorize(rules))) return;
       for (const rule of rules) await ignoring("InvalidPermission.Duplicate", () => authorize([rule]));
+    },
+    async closeOff(groupId, rules) {
+      const allowed = rules.map(permission);
+      const isWanted = (rule: IpPermission) =>
+        allowed.some((each) => each.IpProtocol === rule.IpProtocol && each.FromPort === rule.FromPort && each.ToPort === rule.ToPort);
+      // What it may do first, then what it may not: a machine that is there already never loses its way to Systems Manager.
+      for (const each of allowed) {
+        await ignoring("InvalidPermission.Duplicate", () =>
+          ec2.send(new AuthorizeSecurityGroupEgressCommand({ GroupId: groupId, IpPermissions: [each] })),
+        );
+      }
+      // A group is made with leave to reach everything (EC2 API reference, CreateSecurityGroup).
+      const excess = ((await byId(groupId))?.IpPermissionsEgress ?? []).filter((rule) => !isWanted(rule));
+      if (excess.length > 0) {
+        await ignoring("InvalidPermission.NotFound", () =>
+          ec2.send(new RevokeSecurityGroupEgressCommand({ GroupId: groupId, IpPermissions: excess })),
+        );
+      }
     },
     find: (uidTag, uid) => find([{ Name: `tag:${uidTag}`, Values: [uid] }]),
     async clear(groupId) {

@@ -6,6 +6,7 @@
 import { GetObjectCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
 import { NotYet } from "../../core/failures.js";
 import { type SecretKind, stateKeys } from "../../core/layout.js";
+import { listFiles } from "./state.js";
 
 export interface SecretStore {
   /**
@@ -14,6 +15,8 @@ export interface SecretStore {
    */
   create(uid: string, kind: SecretKind, generation: number, value: string): Promise<boolean>;
   read(uid: string, kind: SecretKind, generation: number): Promise<string>;
+  /** Numbers of the generations that are kept, the oldest first. */
+  generations(uid: string, kind: SecretKind): Promise<readonly number[]>;
   /** Text of another encrypted object, such as what a node uploaded; undefined when it is not there. */
   readText(key: string): Promise<string | undefined>;
 }
@@ -57,6 +60,10 @@ export function secretStore(bucket: string, secretsKeyArn: string, s3: S3Client 
       const text = await readText(stateKeys.secret(uid, kind, generation));
       if (text === undefined) throw new Error(`the ${kind} of generation ${generation} is not in the secrets of ${uid}`);
       return (JSON.parse(text) as { value: string }).value;
+    },
+    async generations(uid, kind) {
+      const files = await listFiles(bucket, stateKeys.secretKind(uid, kind), s3);
+      return files.map(({ key }) => Number(/(\d+)\.json$/.exec(key)?.[1])).sort((a, b) => a - b);
     },
     readText,
   };

@@ -101,7 +101,13 @@ function groupsOfAThousand(): number {
   return answer.kind === "go" ? answer.groups.length : Number.NaN;
 }
 /** Seven servers leave six to join. The groups of other pools would come on top, hence two more. */
-const mapItems = { "Join servers": 6, "Start agent groups": groupsOfAThousand() + 2 };
+const mapItems = {
+  "Join servers": 6,
+  "Rejoin servers": 6,
+  "Start agent groups": groupsOfAThousand() + 2,
+  // As many as find-stale-nodes ever makes: every node of such a cluster, and a hundred more.
+  "Remove stale nodes": 22,
+};
 const p95 = (...steps: (keyof typeof model.steps)[]) => steps.reduce((sum, step) => sum + model.steps[step].p95, 0);
 /** How long each step asks when nothing fails and everything takes its 95th percentile. */
 const waitSeconds = {
