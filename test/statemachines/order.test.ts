@@ -5,6 +5,13 @@ import { answers, completes, executionArn, fails, failsLater, machineArn, readMa
 const input = { cluster: "prod", operation: "op-1" };
 const createdAt = "2026-01-01T00:00:00.000Z";
 
+/** What taking a snapshot takes, in the machine that does nothing else. */
+const snapshotSteps = {
+  "Check cluster": completes({}, 2),
+  "Save snapshot": completes({}, 4),
+  "Upload snapshot": completes({}, 6),
+  "Prove snapshot": answers({ snapshot: "s-1" }),
+};
 /** What each step answers when a cluster of three servers and two groups of agents comes up without trouble. */
 const calm = {
   "Open operation": answers({ begun: false }),
@@ -24,13 +31,17 @@ const calm = {
   "Admit agents": answers({ waitSeconds: 20 }),
   "Start agents": completes({}, 18),
   "Verify cluster": completes({}),
+  ...snapshotSteps,
 };
 /** The machine, with an execution of start-agent-group for each group of agents. */
 const create = ({ lostAnswers = 0, ...more }: Parameters<typeof runAsl>[1] & { lostAnswers?: number } = {}) =>
   runAsl(readMachine("create-cluster"), {
     input,
     otherwise: answers({}),
-    children: { [machineArn("StartAgentGroupStateMachine")]: { definition: readMachine("start-agent-group"), lostAnswers } },
+    children: {
+      [machineArn("StartAgentGroupStateMachine")]: { definition: readMachine("start-agent-group"), lostAnswers },
+      [machineArn("TakeSnapshotStateMachine")]: { definition: readMachine("take-snapshot") },
+    },
     ...more,
     answers: { ...calm, ...more.answers },
   });
@@ -38,9 +49,21 @@ type Created = Awaited<ReturnType<typeof create>>;
 /** What was asked for one group, in order. */
 const askedOf = (run: Created, group: string) =>
   run.calls.filter(({ payload }) => (payload as { group?: string }).group === group).map(({ state }) => state);
+const askedOfSnapshot = (run: Created) => run.calls.map(({ state }) => state).filter((state) => state in snapshotSteps);
+/** Executions of the groups of agents. */
+const groupRuns = (run: Created) => run.children.filter(({ stateMachineArn }) => stateMachineArn === machineArn("StartAgentGroupStateMachine"));
 const groupsThatEnded = (run: Created, status: string) =>
-  run.children.filter(({ execution }) => execution?.status === status).map(({ execution }) => (execution?.input as { group: string }).group);
-const remove = (more: Parameters<typeof runAsl>[1] = {}) => runAsl(readMachine("delete-cluster"), { input, otherwise: answers({}), ...more });
+  groupRuns(run)
+    .filter(({ execution }) => execution?.status === status)
+    .map(({ execution }) => (execution?.input as { group: string }).group);
+const remove = ({ lastSnapshot = false, ...more }: Parameters<typeof runAsl>[1] & { lastSnapshot?: boolean } = {}) =>
+  runAsl(readMachine("delete-cluster"), {
+    input,
+    otherwise: answers({}),
+    children: { [machineArn("TakeSnapshotStateMachine")]: { definition: readMachine("take-snapshot") } },
+    ...more,
+    answers: { "Open operation": answers({ begun: true, lastSnapshot }), ...snapshotSteps, ...more.answers },
+  });
 const before = (visited: readonly string[], first: string, second: string) =>
   visited.lastIndexOf(first) >= 0 && visited.lastIndexOf(first) < visited.indexOf(second);
 const bound = 60; // billed transitions of a create at three servers and ten agents
@@ -50,8 +73,30 @@ describe("deleting a cluster", () => {
     const run = await remove();
     expect(run).toMatchObject({
       status: "SUCCEEDED",
-      visited: ["Open operation", "Terminate nodes", "Delete endpoint", "Sweep leftovers", "Close operation", "Cluster deleted"],
+      visited: [
+        "Open operation",
+        "Is a last snapshot wanted?",
+        "Terminate nodes",
+        "Delete endpoint",
+        "Sweep leftovers",
+        "Close operation",
+        "Cluster deleted",
+      ],
     });
+  });
+  it("takes a last snapshot first, where one is wanted", async () => {
+    const run = await remove({ lastSnapshot: true });
+    expect(run.visited.slice(0, 4)).toEqual(["Open operation", "Is a last snapshot wanted?", "Take snapshot", "Terminate nodes"]);
+    expect(run.children.map(({ execution }) => execution?.status)).toEqual(["SUCCEEDED"]);
+    expect(run.status).toBe("SUCCEEDED");
+  });
+  it("goes on without one that cannot be taken, having said why", async () => {
+    const run = await remove({ lastSnapshot: true, answers: { "Save snapshot": fails("Unsafe", "no server answers") } });
+    expect(run.status).toBe("SUCCEEDED");
+    expect(run.calls.map(({ state }) => state).filter((state) => state === "Record why" || state === "Terminate nodes")).toEqual([
+      "Record why",
+      "Terminate nodes",
+    ]);
   });
   it.each(["Open operation", "Terminate nodes", "Delete endpoint", "Sweep leftovers", "Close operation"])(
     "records the failure of '%s', and fails by its name",
@@ -77,6 +122,17 @@ describe("creating a cluster", () => {
     expect(run.visited.slice(-2)).toEqual(["Close operation", "Cluster ready"]);
     const inGroups = run.children.reduce((sum, { execution }) => sum + (execution?.transitions ?? Number.NaN), 0);
     expect(run.transitions + inGroups).toBeLessThanOrEqual(bound);
+  });
+  it("takes the first snapshot once the cluster is verified, while the endpoint is still warming up", async () => {
+    const run = await create();
+    expect(before(run.visited, "Verify cluster", "Take snapshot")).toBe(true);
+    expect(before(run.visited, "Take snapshot", "Wait for endpoint")).toBe(true);
+    expect(askedOfSnapshot(run)).toEqual(["Check cluster", "Save snapshot", "Upload snapshot", "Prove snapshot"]);
+  });
+  it("is not called ready without a snapshot", async () => {
+    const run = await create({ answers: { "Prove snapshot": fails("Unsafe", "not what was saved") } });
+    expect(run.visited.slice(-3)).toEqual(["Take snapshot", "Record failure", "Cluster not created"]);
+    expect(run.calls.at(-1)?.payload).toMatchObject({ outcome: "failed", failure: { state: "Take snapshot" } });
   });
   it("decides who bootstraps before any server starts (law 1), and registers a server only when it is ready (law 4)", async () => {
     const { visited } = await create();
@@ -119,9 +175,9 @@ describe("creating a cluster", () => {
     expect(run.status).toBe("FAILED");
   });
   it("prepares agents while the first server starts", async () => {
-    const { calls, children } = await create();
-    const at = (state: string) => calls.find((call) => call.state === state)?.atSeconds ?? Number.NaN;
-    expect(children).toHaveLength(2);
+    const run = await create();
+    const at = (state: string) => run.calls.find((call) => call.state === state)?.atSeconds ?? Number.NaN;
+    expect(groupRuns(run)).toHaveLength(2);
     expect(at("Prepare agents")).toBeLessThan(at("Start first server"));
   });
   it("starts each group of agents by itself: prepared, then admitted, then started when its turn comes", async () => {
@@ -144,7 +200,7 @@ describe("creating a cluster", () => {
     const run = await create({ answers: { "Verify cluster": ({ number }) => (number === 1 ? failsLater("NodeLost") : completes({})) } });
     const asked = run.calls.filter(({ state }) => state === "Prepare agents" || state === "Start agents");
     expect(asked.map(({ payload }) => (payload as { pass: number }).pass)).toEqual([1, 1, 1, 1, 2, 2, 2, 2]);
-    expect(new Set(run.children.map(({ name }) => name)).size).toBe(4);
+    expect(new Set(groupRuns(run).map(({ name }) => name)).size).toBe(4);
     expect(run.status).toBe("SUCCEEDED");
   });
   it("names a group's execution so that a start whose answer was lost is not a second one", async () => {
@@ -158,7 +214,7 @@ describe("creating a cluster", () => {
     const groups = [`${"p".repeat(30)}-3-22`, "p".repeat(80)];
     const run = await create({ input: { cluster: "prod", operation: "x".repeat(80) }, answers: { "Gather agents": answers({ groups }) } });
     expect(run.status).toBe("SUCCEEDED");
-    expect(run.children.map(({ name }) => name)).toEqual(
+    expect(groupRuns(run).map(({ name }) => name)).toEqual(
       groups.map((group) => expect.stringMatching(new RegExp(`^${group.slice(0, 40)}-[0-9a-f]{32}$`))),
     );
   });
@@ -193,13 +249,13 @@ describe("creating a cluster", () => {
       const good = { ...calm }[state as "Admit agents"];
       const run = await create({ answers: { [state]: ({ number }) => (number === 1 ? failing : good) } });
       expect(run.visited.filter((visited) => visited === "Agents set aside")).toHaveLength(1);
-      expect(run.children.map(({ execution }) => execution?.error)).toEqual([failing.error ?? "NodeCommandFailed", undefined]);
+      expect(groupRuns(run).map(({ execution }) => execution?.error)).toEqual([failing.error ?? "NodeCommandFailed", undefined]);
       expect(groupsThatEnded(run, "SUCCEEDED")).toEqual(["agents-2"]);
       expect(run.status).toBe("SUCCEEDED");
     },
   );
   it("sets a group aside whose execution cannot be started, and goes on", async () => {
-    const run = await create({ children: {} });
+    const run = await create({ children: { [machineArn("TakeSnapshotStateMachine")]: { status: "SUCCEEDED", output: {} } } });
     expect(run.visited.filter((visited) => visited === "Agents set aside")).toHaveLength(2);
     expect(run.status).toBe("SUCCEEDED");
   });
