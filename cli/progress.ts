@@ -3,8 +3,8 @@
  *
  * Steps overlap, so each counts from the moment when the steps before it were done.
  */
-import { type createSteps, type deleteSteps, expectedSteps } from "../core/progress.js";
-import type { OperationRecord, StepRecord } from "../core/records.js";
+import { type backupSteps, type createSteps, type deleteSteps, type drillSteps, expectedSteps, type restoreSteps } from "../core/progress.js";
+import type { OperationKind, OperationRecord, StepRecord } from "../core/records.js";
 import type { Screen } from "./surroundings.js";
 import { clockTime, fit, paint, plain, secondsBetween, wrap } from "./text.js";
 
@@ -13,7 +13,12 @@ export interface ClusterSize {
   readonly agents: number;
 }
 
-type StepName = (typeof createSteps)[number] | (typeof deleteSteps)[number];
+type StepName =
+  | (typeof createSteps)[number]
+  | (typeof deleteSteps)[number]
+  | (typeof backupSteps)[number]
+  | (typeof restoreSteps)[number]
+  | (typeof drillSteps)[number];
 
 interface StepShape {
   /** Steps that must be done first. */
@@ -45,15 +50,57 @@ const createShapes: Readonly<Record<(typeof createSteps)[number], StepShape>> = 
   agents: { after: ["bootstrap", "agents online"], waitingFor: "agents to be Ready", of: ({ agents }) => agents },
   verify: { after: ["join", "agents", "prepare"], waitingFor: "every node to be verified" },
   kubeconfig: { after: ["verify"], waitingFor: "the kubeconfig to be stored" },
+  snapshot: { after: ["kubeconfig"], waitingFor: "the first snapshot to be proven" },
   "endpoint healthy": { after: ["endpoint"], waitingFor: "the endpoint to answer" },
-  ready: { after: ["kubeconfig", "endpoint healthy"], waitingFor: "the operation to be closed" },
+  ready: { after: ["snapshot", "endpoint healthy"], waitingFor: "the operation to be closed" },
 };
 
 const deleteShapes: Readonly<Record<(typeof deleteSteps)[number], StepShape>> = {
   lease: { after: [], waitingFor: "the cluster's lease" },
-  nodes: { after: ["lease"], waitingFor: "machines to be terminated" },
+  snapshot: { after: ["lease"], waitingFor: "a last snapshot to be proven" },
+  nodes: { after: ["snapshot"], waitingFor: "machines to be terminated" },
   endpoint: { after: ["nodes"], waitingFor: "the load balancer and its network interfaces to go" },
   sweep: { after: ["endpoint"], waitingFor: "nothing to carry the cluster's tags" },
+};
+
+const backupShapes: Readonly<Record<(typeof backupSteps)[number], StepShape>> = {
+  lease: { after: [], waitingFor: "the cluster's lease" },
+  snapshot: { after: ["lease"], waitingFor: "the snapshot to be saved, sent and proven" },
+};
+
+const restoreShapes: Readonly<Record<(typeof restoreSteps)[number], StepShape>> = {
+  lease: { after: [], waitingFor: "the cluster's lease" },
+  "restore begun": { after: ["lease"], waitingFor: "servers to leave the endpoint" },
+  plan: { after: ["restore begun"], waitingFor: "servers to stop" },
+  launch: { after: ["plan"], waitingFor: "machines to be launched" },
+  "first server online": { after: ["launch"], waitingFor: "the first server to be online in SSM" },
+  prepare: { after: ["first server online"], waitingFor: "archives to be fetched, verified and imported" },
+  "restore decided": { after: [], afterFirst: ["prepare"], waitingFor: "the one server that may restore the cluster" },
+  restore: { after: ["restore decided"], waitingFor: "the first server to restore, answer and vote" },
+  join: { after: ["restore"], waitingFor: "the other servers to join and vote", of: ({ servers }) => servers - 1 },
+  agents: { after: ["restore"], waitingFor: "agents to be Ready", of: ({ agents }) => agents },
+  verify: { after: ["join", "agents", "prepare"], waitingFor: "every node to be verified" },
+  kubeconfig: { after: ["verify"], waitingFor: "the kubeconfig to be stored" },
+  "endpoint healthy": { after: ["kubeconfig"], waitingFor: "the endpoint to answer" },
+  snapshot: { after: ["endpoint healthy"], waitingFor: "a fresh snapshot to be proven" },
+  ready: { after: ["snapshot"], waitingFor: "the operation to be closed" },
+};
+
+const drillShapes: Readonly<Record<(typeof drillSteps)[number], StepShape>> = {
+  lease: { after: [], waitingFor: "the cluster's lease" },
+  "drill server launched": { after: ["lease"], waitingFor: "a throw-away server to be launched" },
+  "drill server online": { after: ["drill server launched"], waitingFor: "it to be online in SSM" },
+  prepare: { after: ["drill server online"], waitingFor: "archives to be fetched, verified and imported" },
+  "restore proven": { after: ["prepare"], waitingFor: "the snapshot to be restored and compared" },
+  "drill server gone": { after: ["restore proven"], waitingFor: "the throw-away server to be terminated" },
+};
+
+const shapesOf: Readonly<Record<OperationKind, Readonly<Record<string, StepShape>>>> = {
+  create: createShapes,
+  delete: deleteShapes,
+  backup: backupShapes,
+  restore: restoreShapes,
+  drill: drillShapes,
 };
 
 export interface CourseStep {
@@ -80,10 +127,10 @@ export interface Course {
  * @param nowMilliseconds on the API's clock
  */
 export function courseOf(operation: OperationRecord, size: ClusterSize, nowMilliseconds: number): Course {
-  const shapes: Readonly<Record<string, StepShape>> = operation.kind === "create" ? createShapes : deleteShapes;
-  const expected = expectedSteps(operation.kind, size).filter(
-    ({ name }) => shapes[name]?.of?.(size) !== 0 && !(name === "agents online" && size.agents === 0),
-  );
+  const shapes = shapesOf[operation.kind];
+  const isLeftOut = (name: string) =>
+    (name === "agents online" && size.agents === 0) || (operation.kind === "delete" && name === "snapshot" && operation.lastSnapshot !== true);
+  const expected = expectedSteps(operation.kind, size).filter(({ name }) => shapes[name]?.of?.(size) !== 0 && !isLeftOut(name));
   const milestones = (name: string) => operation.steps.filter((step) => step.name === name);
   const isOver = operation.status === "succeeded" || operation.status === "failed";
   const now =

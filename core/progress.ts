@@ -21,10 +21,31 @@ export const createSteps = [
   "agents",
   "verify",
   "kubeconfig",
+  "snapshot",
   "endpoint healthy",
   "ready",
 ] as const;
-export const deleteSteps = ["lease", "nodes", "endpoint", "sweep"] as const;
+/** A snapshot only where one was wanted and a server lives. */
+export const deleteSteps = ["lease", "snapshot", "nodes", "endpoint", "sweep"] as const;
+export const backupSteps = ["lease", "snapshot"] as const;
+export const restoreSteps = [
+  "lease",
+  "restore begun",
+  "plan",
+  "launch",
+  "first server online",
+  "prepare",
+  "restore decided",
+  "restore",
+  "join",
+  "agents",
+  "verify",
+  "kubeconfig",
+  "endpoint healthy",
+  "snapshot",
+  "ready",
+] as const;
+export const drillSteps = ["lease", "drill server launched", "drill server online", "prepare", "restore proven", "drill server gone"] as const;
 
 export interface ExpectedStep {
   readonly name: string;
@@ -39,13 +60,72 @@ const handlerSeconds = model.steps.lambdaCold.p50 + model.steps.stateTransition.
 /** Until an instance that is told to terminate has, and until the interfaces of a deleted load balancer are gone (Elastic Load Balancing guide). */
 const terminateSeconds = 60;
 const releaseInterfacesSeconds = 120;
+const commandSeconds = model.steps.sendCommandToStart.p50 + model.steps.commandEndToEvent.p50;
+/** Three commands: who leads, save, send. What the data add is seconds for a gigabyte. */
+const snapshotSeconds = 3 * (commandSeconds + handlerSeconds) + model.steps.snapshotFixed.p50 + 2;
+/** RKE2 runs once to put etcd's data in place, and once more to start (rke2-docs, "Backup and Restore"). */
+const resetSeconds = 30;
 
 /**
- * Expected course of an operation; each step's name is one of `createSteps` or `deleteSteps`. An expectation, not a promise: the display says so once a
+ * Expected course of an operation; each step's name is one of its kind's above. An expectation, not a promise: the display says so once a
  * step takes longer. A record may hold further names, of steps that only a run with trouble has.
  */
 export function expectedSteps(kind: OperationKind, size: { readonly servers: number; readonly agents: number }): ExpectedStep[] {
-  return kind === "create" ? expectedCreate(size) : expectedDelete();
+  switch (kind) {
+    case "create":
+      return expectedCreate(size);
+    case "delete":
+      return expectedDelete();
+    case "backup":
+      return inTurn(backupSteps, { lease: model.steps.requestAccepted.p50 + handlerSeconds, snapshot: snapshotSeconds });
+    case "restore":
+      return expectedRestore(size);
+    case "drill":
+      return expectedDrill();
+  }
+}
+
+/** Steps that follow one another. */
+function inTurn<Name extends string>(names: readonly Name[], seconds: Readonly<Record<Name, number>>): ExpectedStep[] {
+  let done = 0;
+  return names.map((name) => {
+    done += seconds[name];
+    return tenths(name, [seconds[name], done]);
+  });
+}
+
+/** In place, with every machine there already: one that is to be launched takes longer, and the display says so. */
+function expectedRestore({ servers, agents }: { readonly servers: number; readonly agents: number }): ExpectedStep[] {
+  const step = model.steps;
+  return inTurn(restoreSteps, {
+    lease: step.requestAccepted.p50 + handlerSeconds,
+    "restore begun": handlerSeconds,
+    plan: commandSeconds + step.drainNode.p50 + handlerSeconds,
+    launch: handlerSeconds,
+    "first server online": handlerSeconds,
+    prepare: commandSeconds + handlerSeconds,
+    "restore decided": handlerSeconds,
+    restore: commandSeconds + resetSeconds + step.firstServerStart.p50,
+    join: (servers - 1) * (commandSeconds + step.learnerJoinAndPromote.p50 + handlerSeconds),
+    agents: agents === 0 ? 0 : commandSeconds + step.agentStartToReady.p50,
+    verify: step.lastServerPodsReady.p50 + handlerSeconds,
+    kubeconfig: handlerSeconds,
+    "endpoint healthy": step.targetHealthThreshold.p50 + handlerSeconds,
+    snapshot: snapshotSeconds,
+    ready: handlerSeconds,
+  });
+}
+
+function expectedDrill(): ExpectedStep[] {
+  const step = model.steps;
+  return inTurn(drillSteps, {
+    lease: step.requestAccepted.p50 + handlerSeconds,
+    "drill server launched": step.runInstancesCall.p50 + handlerSeconds,
+    "drill server online": step.pendingToRunning.p50 + step.runningToSsmOnline.p50,
+    prepare: commandSeconds + step.fetchAndVerifyArchives.p50 + step.importImages.p50,
+    "restore proven": commandSeconds + resetSeconds + step.firstServerStart.p50 + handlerSeconds,
+    "drill server gone": terminateSeconds,
+  });
 }
 
 function expectedCreate({ servers, agents }: { readonly servers: number; readonly agents: number }): ExpectedStep[] {
@@ -65,7 +145,8 @@ function expectedCreate({ servers, agents }: { readonly servers: number; readonl
   const agentsDone = agents === 0 ? online : bootstrapped + Math.max(0, bound.A - bound.F) + step.sendCommandToStart.p50;
   const verified = Math.max(joined + step.lastServerPodsReady.p50, agentsDone) + handlerSeconds;
   const endpointHealthy = Math.max(bound.E, bootstrapped + step.targetHealthThreshold.p50, verified + handlerSeconds) + handlerSeconds;
-  const ready = endpointHealthy + handlerSeconds;
+  const snapshot = verified + handlerSeconds + snapshotSeconds;
+  const ready = Math.max(endpointHealthy, snapshot) + handlerSeconds;
 
   const course: Readonly<Record<(typeof createSteps)[number], readonly [seconds: number, doneAfterSeconds: number]>> = {
     lease: [handlerSeconds, leased],
@@ -82,6 +163,7 @@ function expectedCreate({ servers, agents }: { readonly servers: number; readonl
     agents: [Math.max(0, agentsDone - bootstrapped), agentsDone],
     verify: [step.lastServerPodsReady.p50 + handlerSeconds, verified],
     kubeconfig: [handlerSeconds, verified + handlerSeconds],
+    snapshot: [snapshotSeconds, snapshot],
     "endpoint healthy": [endpointHealthy - planned, endpointHealthy],
     ready: [handlerSeconds, ready],
   };
@@ -90,12 +172,14 @@ function expectedCreate({ servers, agents }: { readonly servers: number; readonl
 
 function expectedDelete(): ExpectedStep[] {
   const leased = model.steps.requestAccepted.p50 + handlerSeconds;
-  const nodes = leased + handlerSeconds + terminateSeconds;
+  const snapshot = leased + snapshotSeconds;
+  const nodes = snapshot + handlerSeconds + terminateSeconds;
   const endpoint = nodes + handlerSeconds + releaseInterfacesSeconds;
   const swept = endpoint + handlerSeconds;
   const course: Readonly<Record<(typeof deleteSteps)[number], readonly [number, number]>> = {
     lease: [handlerSeconds, leased],
-    nodes: [nodes - leased, nodes],
+    snapshot: [snapshotSeconds, snapshot],
+    nodes: [nodes - snapshot, nodes],
     endpoint: [endpoint - nodes, endpoint],
     sweep: [handlerSeconds, swept],
   };

@@ -48,6 +48,27 @@ describe("the course of an operation", () => {
       agents: "later",
     });
   });
+  it("of a delete has a snapshot only where one was wanted", () => {
+    const named = (lastSnapshot: boolean) => courseOf(operation([], { kind: "delete", lastSnapshot }), size, start).steps.map(({ name }) => name);
+    expect(named(true)).toEqual(["lease", "snapshot", "nodes", "endpoint", "sweep"]);
+    expect(named(false)).toEqual(["lease", "nodes", "endpoint", "sweep"]);
+  });
+  it("of a backup, a restore and a drill goes from one step to the next", () => {
+    const running = (kind: "backup" | "restore" | "drill", ...names: string[]) => {
+      const record = operation(
+        names.map((name, index) => step(index + 1, name)),
+        { kind },
+      );
+      return courseOf(record, size, start + 30_000).steps.flatMap(({ name, state }) => (state === "running" ? [name] : []));
+    };
+    expect(running("backup", "lease")).toEqual(["snapshot"]);
+    expect(running("restore", "lease", "restore begun", "plan", "launch", "first server online", "prepare", "restore decided")).toEqual(["restore"]);
+    expect(running("restore", "lease", "restore begun", "plan", "launch", "first server online", "prepare", "restore decided", "restore")).toEqual([
+      "join",
+      "agents",
+    ]);
+    expect(running("drill", "lease", "drill server launched", "drill server online", "prepare")).toEqual(["restore proven"]);
+  });
   it("counts the time of a step from the end of the steps before it, on the API's clock", () => {
     const { steps, elapsedSeconds, expectedSeconds } = courseOf(operation(begun), size, start + 40_000);
     expect(steps.find(({ name }) => name === "prepare")).toMatchObject({ elapsedSeconds: 15, count: { done: 0, of: 7 } });

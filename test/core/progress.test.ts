@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { lowerBound } from "../../core/latency-bound.js";
-import { createSteps, deleteSteps, expectedSteps } from "../../core/progress.js";
+import { backupSteps, createSteps, deleteSteps, drillSteps, expectedSteps, restoreSteps } from "../../core/progress.js";
 
 const course = (servers: number, agents: number) => new Map(expectedSteps("create", { servers, agents }).map((step) => [step.name, step]));
 const done = (steps: ReturnType<typeof course>, name: string) => steps.get(name)?.doneAfterSeconds ?? Number.NaN;
@@ -10,6 +10,9 @@ describe("what to expect of an operation's steps", () => {
   it("has every step once, in order", () => {
     expect(expectedSteps("create", { servers: 3, agents: 8 }).map((step) => step.name)).toEqual([...createSteps]);
     expect(expectedSteps("delete", { servers: 3, agents: 8 }).map((step) => step.name)).toEqual([...deleteSteps]);
+    expect(expectedSteps("backup", { servers: 3, agents: 8 }).map((step) => step.name)).toEqual([...backupSteps]);
+    expect(expectedSteps("restore", { servers: 3, agents: 8 }).map((step) => step.name)).toEqual([...restoreSteps]);
+    expect(expectedSteps("drill", { servers: 3, agents: 8 }).map((step) => step.name)).toEqual([...drillSteps]);
   });
 
   it.each([
@@ -56,7 +59,12 @@ describe("what to expect of an operation's steps", () => {
   });
 
   it("never expects a negative time, nor a step to end before it can have begun", () => {
-    for (const step of [...expectedSteps("create", { servers: 7, agents: 400 }), ...expectedSteps("delete", { servers: 1, agents: 0 })]) {
+    const kinds = ["create", "delete", "backup", "restore", "drill"] as const;
+    const sizes = [
+      { servers: 7, agents: 400 },
+      { servers: 1, agents: 0 },
+    ];
+    for (const step of kinds.flatMap((kind) => sizes.flatMap((size) => expectedSteps(kind, size)))) {
       expect(step.seconds).toBeGreaterThanOrEqual(0);
       expect(step.doneAfterSeconds).toBeGreaterThanOrEqual(step.seconds);
     }
@@ -68,7 +76,8 @@ describe("what to expect of an operation's steps", () => {
       .filter((file) => file.endsWith(".ts"))
       .map((file) => readFileSync(new URL(file, folder), "utf8"));
     const recorded = texts.flatMap((text) => [...text.matchAll(/milestone\([^;`]*?(?:step|input), "([a-z ]+)"/g)].map((match) => match[1]));
-    const known: readonly string[] = [...createSteps, ...deleteSteps, "lost nodes found"];
+    const inTrouble = ["lost nodes found", "stale nodes found"];
+    const known: readonly string[] = [...createSteps, ...deleteSteps, ...backupSteps, ...restoreSteps, ...drillSteps, ...inTrouble, "prune"];
     expect(recorded.length).toBeGreaterThan(5);
     expect(recorded.filter((name) => !known.includes(name ?? ""))).toEqual([]);
   });
