@@ -33,8 +33,7 @@ export async function recordFailure(
     cluster: operation.cluster,
     operation: operation.id,
     kind: operation.kind,
-    // A cluster that runs on is nothing that was left behind.
-    left: operation.kind === "backup" ? [] : await inventory.ofCluster(operation.cluster, operation.uid),
+    left: await leftBy(operation, inventory),
     ...(node === undefined ? {} : { nodeFailure: node }),
     now,
   });
@@ -56,6 +55,12 @@ export async function recordFailure(
     runbook: (written?.card ?? card).runbook,
     at: now,
   });
+}
+
+/** A cluster that runs on is nothing that was left behind. */
+async function leftBy({ kind, cluster, uid }: OperationRecord, inventory: Inventory): Promise<FailureCard["left"]["resources"]> {
+  if (kind === "backup") return [];
+  return kind === "drill" ? inventory.ofDrills(uid) : inventory.ofCluster(cluster, uid);
 }
 
 /** A backup or a drill that failed has changed nothing: the cluster is what it was. */

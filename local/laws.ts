@@ -134,6 +134,7 @@ function watched(world: World): Watched {
     now: () => world.clock.now(),
     stateBucket: bucket("STATE_BUCKET"),
     artifactBucket: bucket("ARTIFACT_BUCKET"),
+    snapshotBucket: bucket("SNAPSHOT_BUCKET"),
     nodeRoles: new Set(world.template.instanceProfiles.flatMap(({ roles }) => roles)),
     logs: world.logs,
     denials: world.denials,

@@ -9,6 +9,8 @@ import { loadBalancers, securityGroups } from "./load-balancer.js";
 
 export interface Inventory {
   ofCluster(name: string, uid: string): Promise<readonly LeftResource[]>;
+  /** The throw-away servers alone, which are not of the cluster that runs on. */
+  ofDrills(uid: string): Promise<readonly LeftResource[]>;
   /** Deletes volumes that no instance holds any more. */
   deleteVolumes(ids: readonly string[]): Promise<void>;
 }
@@ -49,6 +51,15 @@ export function inventory(ec2: EC2Client = new EC2Client({})): Inventory {
         ...endpoint.targetGroups.map((group) => left("target-group", group.arn, group.name)),
         ...securityGroups.map((group) => left("security-group", group.id, group.name)),
       ];
+    },
+    async ofDrills(uid) {
+      const servers = (await machines.drillsOf(uid)).filter((server) => !isGone(server.state));
+      return servers.map(({ instanceId: id, instanceType: detail }) => ({
+        kind: "instance",
+        id,
+        detail,
+        dollarsPerHour: hourlyPrice("instance", detail),
+      }));
     },
     async deleteVolumes(ids) {
       for (const id of ids) {

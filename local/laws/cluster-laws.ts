@@ -1,5 +1,7 @@
 /** Laws 1, 3, 4 and 5: what becomes of the RKE2 cluster and of the machines it runs on. */
+import { drillRole } from "../../core/layout.js";
 import { type DeliveryEntry, parseDelivery } from "../../core/node-commands.js";
+import type { ClusterRecord, OperationKind } from "../../core/records.js";
 import { urlLifetimeSeconds } from "../../functions/aws/deliveries.js";
 import type { SeenCall } from "../kernel/calls.js";
 import type { ObservedCluster, ObservedMember } from "../nodes/contract.js";
@@ -17,13 +19,15 @@ interface SentCommand {
 
 /** Law 1. */
 export function oneBootstrap({ seen, held }: Bench): Law {
-  const known = new Set<string>();
+  const known = new Map<string, string>();
 
-  /** A cluster has come to be that was not there before. */
-  function made(cluster: ObservedCluster): void {
+  /** A cluster has come to be that was not there before, or was made again of a snapshot. */
+  function made(cluster: ObservedCluster, isKnown: boolean): void {
     held(1);
     const by = cluster.bootstrappedBy;
     const owner = seen.world.owner(by) ?? broken(1, `${by} made the RKE2 cluster ${cluster.id}, and belongs to nobody`);
+    // A copy on a throw-away server; that it stays one is held against law 4.
+    if (owner.role === drillRole) return;
     for (const other of seen.clusters) {
       if (other.id === cluster.id || seen.world.owner(other.bootstrappedBy)?.uid !== owner.uid) continue;
       const living = other.members.filter((member) => seen.world.isRunning(member.instanceId)).map((member) => member.instanceId);
@@ -33,27 +37,36 @@ export function oneBootstrap({ seen, held }: Bench): Law {
     if (record?.bootstrap?.instanceId !== by) {
       broken(1, `${by} made the RKE2 cluster of ${owner.cluster}, but the record chose ${record?.bootstrap?.instanceId ?? "nobody"}`);
     }
-    if (record.readyAt !== undefined) broken(1, `${by} made ${owner.cluster} anew, which was ready at ${record.readyAt} and may hold data`);
+    const isRestore = record.restore !== undefined && record.bootstrap.restore === record.restore.id;
+    if (isKnown && !isRestore) broken(1, `${by} reset the RKE2 cluster of ${owner.cluster}, and no restore of it is under way`);
+    if (record.readyAt !== undefined && !isRestore)
+      broken(1, `${by} made ${owner.cluster} anew, which was ready at ${record.readyAt} and may hold data`);
   }
 
   return {
     number: 1,
     changed() {
       for (const cluster of seen.clusters) {
-        if (known.has(cluster.id)) continue;
-        known.add(cluster.id);
-        made(cluster);
+        if (known.get(cluster.id) === cluster.bootstrappedBy) continue;
+        const isKnown = known.has(cluster.id);
+        known.set(cluster.id, cluster.bootstrappedBy);
+        made(cluster, isKnown);
       }
     },
     call(call) {
       const input = call.input as SentCommand;
-      if (call.operation !== "SendCommand" || call.error !== undefined || input.Parameters?.mode?.[0] !== "bootstrap") return;
+      const isRestore = /^drover-restore-snapshot-/.test(input.DocumentName ?? "");
+      if (call.operation !== "SendCommand" || call.error !== undefined || (input.Parameters?.mode?.[0] !== "bootstrap" && !isRestore)) return;
       held(1);
       const ids = input.InstanceIds ?? [];
       const owner = seen.world.owner(ids[0] ?? "");
+      if (isRestore && owner?.role === drillRole) return;
       const chosen = seen.records.get(owner?.cluster ?? "")?.bootstrap?.instanceId;
       if (ids.length !== 1 || ids[0] !== chosen) {
-        broken(1, `${listOf(ids)} was told to bootstrap ${owner?.cluster ?? "an unknown cluster"} while the record chose ${chosen ?? "nobody"}`);
+        broken(
+          1,
+          `${listOf(ids)} was told to ${isRestore ? "restore" : "bootstrap"} ${owner?.cluster ?? "an unknown cluster"} while the record chose ${chosen ?? "nobody"}`,
+        );
       }
     },
     wrote(document) {
@@ -131,6 +144,7 @@ export function endpointOrder({ seen, held }: Bench): Law {
 
   function entered(instanceId: string): void {
     held(4);
+    if (seen.world.owner(instanceId)?.role === drillRole) broken(4, `${instanceId} entered a target group and is a throw-away server`);
     const found = memberOf(instanceId);
     if (found === undefined) broken(4, `${instanceId} entered a target group and is no etcd member`);
     if (!found.member.voter) broken(4, `${instanceId} entered a target group and does not vote yet`);
@@ -140,7 +154,7 @@ export function endpointOrder({ seen, held }: Bench): Law {
     }
   }
 
-  function left(instanceId: string, isDeleted: boolean): void {
+  function left(instanceId: string, kind: OperationKind | undefined): void {
     const owner = seen.world.owner(instanceId);
     if (owner?.role !== "server") return;
     held(4);
@@ -151,7 +165,9 @@ export function endpointOrder({ seen, held }: Bench): Law {
         broken(4, `${instanceId} was terminated while it was in the target group ${arn}`);
     }
     const found = memberOf(instanceId);
-    if (isDeleted || found === undefined || seen.isAbandoned(found.cluster)) return;
+    // What a restore replaces is a member of a cluster that is stopped, not of the one that is being made.
+    if (kind === "restore" && record !== undefined && !isOfRestored(record, instanceId)) return;
+    if (kind === "delete" || found === undefined || seen.isAbandoned(found.cluster)) return;
     broken(4, `${instanceId} was terminated while it was an etcd member of ${found.cluster.id}`);
   }
 
@@ -161,10 +177,14 @@ export function endpointOrder({ seen, held }: Bench): Law {
       if (call.operation === "RegisterTargets" && call.error === undefined) {
         for (const { Id } of (call.input as { Targets?: { Id?: string }[] }).Targets ?? []) entered(Id ?? "");
       }
-      const isDeleted = seen.operations.get(invoked?.operation ?? "")?.kind === "delete";
-      for (const instanceId of terminatedAlive(call)) left(instanceId, isDeleted);
+      const kind = seen.operations.get(invoked?.operation ?? "")?.kind;
+      for (const instanceId of terminatedAlive(call)) left(instanceId, kind);
     },
   };
+}
+
+function isOfRestored({ bootstrap, restore, members }: ClusterRecord, instanceId: string): boolean {
+  return restore !== undefined && bootstrap?.restore === restore.id && members.some((member) => member.instanceId === instanceId);
 }
 
 /** Law 5. What a node may do to S3 it does by presigned URL, so those are looked at where they are made. */
@@ -182,9 +202,21 @@ export function nodesHoldNoKeys({ seen, held }: Bench): Law {
     const bucket = hostname.split(".s3.")[0] as string;
     const path = decodeURIComponent(pathname);
     const isOwn = bucket === seen.world.stateBucket && [`/deliveries/${uid}/`, `/uploads/${uid}/`].some((prefix) => path.startsWith(prefix));
+    const ofCluster = [...seen.records.values()].find((record) => record.uid === uid);
+    const restored = ofCluster?.restore?.source;
+    const readable = [uid, ...(restored?.kind === "snapshot" ? [restored.uid] : [])];
+    const { searchParams } = new URL(entry.url);
+    // A node sends what it saved, or part of it, and reads the one version that it restores.
+    const isSnapshot =
+      bucket === seen.world.snapshotBucket &&
+      (entry.kind === "put"
+        ? path.startsWith(`/${uid}/`) && path.endsWith("/snapshot") && entry.headers["x-amz-checksum-sha256"] !== undefined
+        : readable.some((each) => path.startsWith(`/${each}/`)) && path.endsWith("/snapshot") && searchParams.has("versionId"));
+    const isPart = isSnapshot && searchParams.has("partNumber");
     const isRelease = bucket === seen.world.artifactBucket && path.startsWith("/rke2/") && entry.kind === "get";
-    if (!isOwn && !isRelease) broken(5, `the list ${key} hands out ${bucket}${path}, which is not its cluster's`);
-    if (entry.kind === "put" && entry.headers["if-none-match"] !== "*") broken(5, `the list ${key} hands out a PUT that could replace ${path}`);
+    if (!isOwn && !isRelease && !isSnapshot) broken(5, `the list ${key} hands out ${bucket}${path}, which is not its cluster's`);
+    if (entry.kind === "put" && entry.headers["if-none-match"] !== "*" && !isPart)
+      broken(5, `the list ${key} hands out a PUT that could replace ${path}`);
   }
 
   return {
@@ -202,7 +234,7 @@ export function nodesHoldNoKeys({ seen, held }: Bench): Law {
       if (call.origin.name === "node") {
         held(5);
         const { Key, IfNoneMatch } = call.input as { Key?: string; IfNoneMatch?: string };
-        if (call.service !== "s3" || !["GetObject", "PutObject"].includes(call.operation))
+        if (call.service !== "s3" || !["GetObject", "PutObject", "UploadPart"].includes(call.operation))
           broken(5, `a node called ${call.service} ${call.operation}`);
         if (call.operation === "PutObject" && IfNoneMatch !== "*") broken(5, `a node put ${Key} without If-None-Match: it could have replaced it`);
         return;

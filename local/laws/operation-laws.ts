@@ -1,5 +1,6 @@
 /** Laws 2, 8, 11 and 12: what becomes of an operation. */
 import { cardFailures } from "../../core/failure-card.js";
+import { drillRole } from "../../core/layout.js";
 import type { FailureCard, LeftResource, OperationRecord } from "../../core/records.js";
 import { type HistoryEvent, historyLimit } from "../asl/run.js";
 import type { SeenCall } from "../kernel/calls.js";
@@ -124,7 +125,10 @@ export function oneCard({ seen, held }: Bench, runbook: ReadonlySet<string> | un
     const now = ours(seen.world.resources());
     const then = ours(stock.get(operation.id) ?? []);
     const told = new Set(left.map((resource) => resource.id));
-    const hidden = [...now.values()].filter((resource) => !resource.isGoing && then.has(resource.id) && !told.has(resource.id));
+    // A backup or a drill leaves a cluster that runs on; of a drill its own server may be left.
+    const isLeft = ({ id }: Resource) =>
+      operation.kind === "backup" ? false : operation.kind === "drill" ? seen.world.owner(id)?.role === drillRole : true;
+    const hidden = [...now.values()].filter((resource) => !resource.isGoing && then.has(resource.id) && !told.has(resource.id) && isLeft(resource));
     if (hidden.length > 0) broken(12, `${at} does not tell of ${listOf(hidden.map((each) => `${each.kind} ${each.id}`))}, which is there`);
     const invented = left.filter((resource) => !now.has(resource.id) && !then.has(resource.id));
     if (invented.length > 0) broken(12, `${at} tells of ${listOf(invented.map((each) => `${each.kind} ${each.id}`))}, which is not there`);

@@ -34,6 +34,7 @@ export interface Watched {
   now(): number;
   readonly stateBucket: string;
   readonly artifactBucket: string;
+  readonly snapshotBucket: string;
   /** ARNs of the roles that nodes have. */
   readonly nodeRoles: ReadonlySet<string>;
   readonly logs: readonly LogLine[];

@@ -31,6 +31,7 @@ export class Stage {
       now: () => 0,
       stateBucket: bucket,
       artifactBucket: "artifacts",
+      snapshotBucket: "snapshots",
       nodeRoles: new Set(["arn:aws:iam::1:role/node"]),
       logs: this.logs,
       denials: this.denials,
