@@ -101,7 +101,7 @@ export function buildProgram(surroundings: Surroundings, done: (code: ExitCode) 
     ["drover status ha", "nodes, endpoint, operation"],
     ["drover kubeconfig ha --output ha.kubeconfig", "its key, for you alone"],
     ["drover snapshot create ha", "a snapshot, proven"],
-    ["drover restore ha", "what would be lost, the name typed"],
+    ["drover restore ha", "the loss shown, the name typed"],
     ["drover delete ha", "preview, the name typed"],
   );
   program.addHelpText(

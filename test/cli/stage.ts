@@ -170,7 +170,8 @@ export function masked(text: string): string {
   return text
     .replace(/\bi-[0-9a-f]{17}\b/g, "i-ID")
     .replace(/\bdrv-([a-z0-9-]*?)-[0-9a-f]{8}-[0-9a-f]{16}\.elb/g, "drv-$1-ID.elb")
-    .replace(/\b(create|delete)-([a-z0-9-]+?)-[0-9a-f]{16}\b/g, "$1-$2-ID")
+    .replace(/\b(create|delete|backup|restore|drill)-([a-z0-9-]+?)-[0-9a-f]{16}\b/g, "$1-$2-ID")
+    .replace(/\b\d{8}T\d{6}Z-[0-9a-f]{8}\b/g, "SNAPSHOT")
     .replace(/\b\d+:\d\d(:\d\d)?\b/g, "TIME")
     .replace(/\b\d+ (s|min)\b/g, "TIME");
 }
