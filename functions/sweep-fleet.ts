@@ -12,9 +12,9 @@ import { clusterMetrics, metricLine } from "../core/metrics.js";
 import type { ClusterRecord, Lease, OperationKind, OperationRecord } from "../core/records.js";
 import { type AdmissionClients, admissionClients, admitBackup, admitDrill, operationId } from "./admission.js";
 import { inventory } from "./aws/inventory.js";
-import { type Meter, meter } from "./aws/metrics.js";
 import { closeEnded, type EndClients, isOpen } from "./ended-execution.js";
 import { awsFailure, lambda, type Moment, type Task } from "./lambda.js";
+import { type Meter, meter } from "./meter.js";
 
 const input = z.object({ "detail-type": z.literal("Scheduled Event") });
 
