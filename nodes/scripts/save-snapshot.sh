@@ -65,7 +65,7 @@ save() {
     limit=$((REPLY - 40))
     if ((limit < 5)); then fail NotReady "RKE2 on $node_name was busy with another snapshot for as long as this command could wait" "$output"; fi
     output="$(timeout --kill-after=10 "$((limit < 180 ? limit : 180))" env --ignore-environment HOME=/root PATH="$PATH" \
-      "$rke2" etcd-snapshot save --name "$snapshot" --dir "$snapshot_dir" --snapshot-compress=false --s3=false 2>&1)" || true
+      "$rke2" etcd-snapshot save --name "$snapshot" --etcd-snapshot-dir "$snapshot_dir" --etcd-snapshot-compress=false --etcd-s3=false 2>&1)" || true
     if [[ $output =~ Snapshot\ ($snapshot-[A-Za-z0-9.-]+)\ saved ]]; then
       REPLY="$snapshot_dir/${BASH_REMATCH[1]}"
       return 0

@@ -144,6 +144,7 @@ describe("every node command", () => {
         const { status, result, stderr } = machine.runRaw(name, {
           ...environment(name),
           SSM_joinAddress: "10.0.1.5",
+          SSM_mode: name === "restore-snapshot" ? "snapshot" : "bootstrap",
           SSM_joins: "i-0a1b2c3d4e5f60718:10.0.1.5",
           [`SSM_${parameter}`]: value,
         });

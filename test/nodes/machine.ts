@@ -66,6 +66,8 @@ const plainCommands = [
   "ip",
   "ss",
 ];
+/** Commands that change files: a script may be killed at any of them. */
+const deadlyCommands = ["mv", "rm", "cp", "install"];
 const documents = buildDocuments();
 
 export interface Ended<N extends NodeCommandName> {
@@ -133,8 +135,13 @@ export class Machine {
   }
 
   /** Gives the world a script: `on-start` runs when a unit starts, `on-sleep` whenever time passes, with the uptime. */
-  script(name: "on-start" | "on-sleep", body: string): void {
+  script(name: "on-start" | "on-sleep" | "on-save" | "on-reset", body: string): void {
     writeFileSync(join(this.world, name), `#!/usr/bin/env bash\nset -o nounset\n${body}\n`, { mode: 0o755 });
+  }
+
+  /** A file of the world, byte for byte. */
+  give(name: string, content: Buffer): void {
+    writeFileSync(join(this.world, name), content);
   }
 
   forget(name: string): void {
@@ -159,6 +166,16 @@ export class Machine {
 
   read(path: string): string {
     return readFileSync(this.root + path, "utf8");
+  }
+
+  /** A file of the world, as the fakes left it. */
+  worldFile(name: string): string {
+    return readFileSync(join(this.world, name), "utf8");
+  }
+
+  /** Ports that something listens on. */
+  listening(): number[] {
+    return [...this.read("/proc/net/tcp").matchAll(/: 00000000:([0-9A-F]{4}) /g)].map(([, port]) => Number.parseInt(port as string, 16));
   }
 
   mode(path: string): string {
@@ -246,6 +263,59 @@ export class Machine {
     chmodSync(`${this.root}/var/lib/rancher/rke2/bin/kubectl`, 0o755);
   }
 
+  /** A server with RKE2's programs, its etcd answering: revision, keys, hash and compacted revision by line, the newest first. */
+  isServer(etcd = ["5120 1480 3735928559 4800"]): void {
+    this.isPrepared();
+    this.hasStarted();
+    const wrapper = (name: string) => `#!/bin/sh\nWORLD=${this.world} DROVER_ROOT=${this.root} exec ${join(fakes, name)} "$@"\n`;
+    this.write({
+      "/usr/local/bin/rke2": wrapper("rke2"),
+      "/usr/local/bin/rke2-killall.sh": wrapper("rke2-killall.sh"),
+      "/var/lib/rancher/rke2/bin/crictl": wrapper("crictl"),
+      "/var/lib/rancher/rke2/server/db/etcd/member/wal/0.wal": "of before",
+    });
+    for (const program of ["/usr/local/bin/rke2", "/usr/local/bin/rke2-killall.sh", "/var/lib/rancher/rke2/bin/crictl"])
+      chmodSync(this.root + program, 0o755);
+    this.say({ version, etcd: etcd.join("\n"), "units/rke2-server": "active 0", "enabled/rke2-server": "" });
+    this.write({ "/proc/net/tcp": tcpTable(22, 9345, 6443, 2379, 2380, 10250) });
+  }
+
+  /** Lets parts of snapshots be a MiB, as if the machine had a thousandth of the data: the same script otherwise. */
+  hasSmallParts(): void {
+    for (const command of ["save-snapshot", "upload-snapshot"]) {
+      const path = join(this.#top, "scripts", command);
+      const text = readFileSync(path, "utf8");
+      expect(text).toContain("readonly part_mebibytes=1024");
+      writeFileSync(path, text.replace("part_mebibytes=1024", "part_mebibytes=1"));
+    }
+  }
+
+  /** Kills a script at the given change it makes to files, from 1: before its effect or after it. Answers which command that was, if there was one. */
+  runAndKill<N extends NodeCommandName>(
+    command: N,
+    parameters: NodeCommandParameters<N>,
+    change: number,
+    when: "before" | "after",
+  ): string | undefined {
+    for (const name of ["turns", "died", "die-after"]) this.forget(name);
+    this.say({ "die-at": String(change), ...(when === "after" && { "die-after": "" }) });
+    for (const name of deadlyCommands) symlinkSync(join(fakes, "deadly"), join(this.#top, "bin", name));
+    const environment = Object.entries(parameters as Record<string, string>).map(([name, value]) => [`SSM_${name}`, value]);
+    this.#spawn(command, Object.fromEntries(environment));
+    for (const name of deadlyCommands) rmSync(join(this.#top, "bin", name));
+    this.forget("die-at");
+    return existsSync(join(this.world, "died")) ? readFileSync(join(this.world, "died"), "utf8") : undefined;
+  }
+
+  #spawn(command: NodeCommandName, environment: Record<string, string>) {
+    return spawnSync("sh", ["-c", join(this.#top, "scripts", command)], {
+      cwd: this.#top,
+      encoding: "utf8",
+      timeout: 60_000,
+      env: { PATH: `${this.#top}/bin:/usr/bin:/bin`, TMPDIR: this.#top, DROVER_ROOT: this.root, WORLD: this.world, ...environment },
+    });
+  }
+
   /** What prepare-node leaves, for tests of what comes after. */
   isPrepared(pool = "server"): void {
     this.write({
@@ -266,12 +336,7 @@ export class Machine {
   }
 
   runRaw<N extends NodeCommandName>(command: N, environment: Record<string, string>): Ended<N> {
-    const { status, stdout, stderr } = spawnSync("sh", ["-c", join(this.#top, "scripts", command)], {
-      cwd: this.#top,
-      encoding: "utf8",
-      timeout: 60_000,
-      env: { PATH: `${this.#top}/bin:/usr/bin:/bin`, TMPDIR: this.#top, DROVER_ROOT: this.root, WORLD: this.world, ...environment },
-    });
+    const { status, stdout, stderr } = this.#spawn(command, environment);
     for (const secret of secrets) expect(stdout + stderr, `${command} told a secret`).not.toContain(secret);
     expect(Buffer.byteLength(stdout), `stdout of ${command}: ${stdout}`).toBeLessThan(2000);
     expect(stdout.split("\n"), `stdout of ${command}: ${stdout}\n${stderr}`).toHaveLength(2);
@@ -340,6 +405,12 @@ export function preparation(machine: Machine, release = makeRelease(), more: rea
     machine.get("config.yaml", nodePaths.config, "0600", sha256(config)),
     ...more,
   ];
+}
+
+/** A snapshot: whole pages and their checksum behind them, as etcd writes it. */
+export function snapshotOf(text: string, pages = 3): Buffer {
+  const content = Buffer.alloc(pages * 4096, text);
+  return Buffer.concat([content, createHash("sha256").update(content).digest()]);
 }
 
 export function sha256(content: string | Buffer): string {

@@ -305,14 +305,17 @@ const own = (value: unknown, name: string): unknown[] => {
 // -------------------------------------------------------------------- crictl
 
 export async function crictl(args: readonly string[]): Promise<number> {
-  const [verb = "", ...rest] = args.filter((arg, index) => !arg.startsWith("--runtime-endpoint") && args[index - 1] !== "--runtime-endpoint");
+  const own = ["--runtime-endpoint", "--config"];
+  const [verb = "", ...rest] = args.filter(
+    (arg, index) => !own.some((name) => arg === name || arg.startsWith(`${name}=`)) && !own.includes(args[index - 1] ?? ""),
+  );
   if (verb === "ps") {
     const all = rest.includes("-a") || rest.includes("--all");
     const quiet = rest.includes("-q") || rest.includes("--quiet");
     const name = rest.includes("--name") ? rest[rest.indexOf("--name") + 1] : undefined;
     const strange = rest.find((arg) => arg.startsWith("-") && !["-a", "--all", "-q", "--quiet", "--name"].includes(arg));
     if (strange === undefined) {
-      const pods = podStates().filter((pod) => (all || pod.running) && (name === undefined || pod.name.includes(name)));
+      const pods = podStates().filter((pod) => (all || pod.running) && (name === undefined || new RegExp(name).test(pod.name)));
       if (!quiet) process.stdout.write("CONTAINER       STATE     NAME             ATTEMPT\n");
       for (const pod of pods)
         process.stdout.write(
