@@ -124,7 +124,14 @@ export interface ClusterRecord {
   readonly secrets: Readonly<Record<"server-token" | "agent-token" | "kubeconfig", number>>;
   readonly conditions: readonly Condition[];
   /** The newest snapshot that was proven (law 10). */
-  readonly newestProven?: { readonly id: string; readonly at: string; readonly revision: number; readonly bytes: number };
+  readonly newestProven?: {
+    readonly id: string;
+    readonly at: string;
+    readonly revision: number;
+    readonly bytes: number;
+    /** Node name of etcd's leader at that moment, where it was known: the next snapshot is taken on another server. */
+    readonly leader?: string;
+  };
   /** When a snapshot was last restored on a throw-away server, and whether what came back was what its manifest says. */
   readonly lastDrill?: { readonly at: string; readonly snapshot: string; readonly proven: boolean; readonly detail: string };
   readonly restore?: RestoreRecord;

@@ -7,7 +7,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { nodeName, serverPool, shortHash } from "./layout.js";
-import type { NodeCommandResult } from "./node-commands.js";
 import type { OperationRecord, ServerMember } from "./records.js";
 
 const at = z.iso.datetime();
@@ -118,23 +117,23 @@ export function isInUse(use: SnapshotUse, now: string): boolean {
 }
 
 /**
- * Chooses the server that saves a snapshot: one that votes and did not fail at it before, is Ready, is not etcd's leader, in this order of weight; of equal
- * ones that of the highest slot. The leader has the most to do, so it is left alone where there is another. Undefined when there is none at all.
+ * Chooses the server that saves a snapshot: one that did not fail at it before and is not etcd's leader, in this order of weight; of equal ones that of the
+ * highest slot. The leader has the most to do, so it is left alone where there is another. Undefined when there is none at all.
  *
- * @param living   members whose machine runs
- * @param check    what a server said of the cluster just now; undefined when none answered
- * @param failed   instances on which an earlier pass failed
+ * Nobody is asked first who is well: that command would cost as much as the snapshot, every night on every cluster. Whoever is not well says so when it is
+ * to save, within seconds, and the next one is asked.
+ *
+ * @param living members whose machine runs
+ * @param leader node name of etcd's leader when the last snapshot was taken: it changes when servers restart, seldom between two nights
+ * @param failed instances on which an earlier pass failed
  */
 export function chooseSnapshotServer(input: {
   readonly living: readonly ServerMember[];
-  readonly check?: Pick<NodeCommandResult<"check-cluster">, "notReady" | "leader"> | undefined;
+  readonly leader?: string | undefined;
   readonly failed: readonly string[];
 }): ServerMember | undefined {
-  const { check, failed } = input;
-  const weight = ({ instanceId }: ServerMember) => {
-    const name = nodeName(serverPool, instanceId);
-    return (failed.includes(instanceId) ? 4 : 0) + (check?.notReady.includes(name) === true ? 2 : 0) + (check?.leader === name ? 1 : 0);
-  };
+  const { leader, failed } = input;
+  const weight = ({ instanceId }: ServerMember) => (failed.includes(instanceId) ? 2 : 0) + (leader === nodeName(serverPool, instanceId) ? 1 : 0);
   return [...input.living].sort((a, b) => weight(a) - weight(b) || b.slot - a.slot)[0];
 }
 

@@ -23,8 +23,6 @@ export interface CommandFile {
   readonly command: NodeCommandName;
   readonly step: StepInput;
   readonly group: string;
-  /** What a check is for: an answer, whatever it says; or, without this, a cluster that is what its record wants. */
-  readonly expect?: "answer";
   readonly number: number;
   readonly stage: "sending" | "sent" | "reported";
   readonly document: string;
@@ -152,7 +150,7 @@ const progressSteps: Readonly<Partial<Record<NodeCommandName, string>>> = {
 
 async function noteProgress(file: CommandFile, outcome: CommandOutcome, state: StateStore, now: string): Promise<void> {
   const name = progressSteps[file.command];
-  if (name === undefined || file.expect !== undefined) return;
+  if (name === undefined) return;
   const set = outcome.failed.length + outcome.lost.length;
   const detail = `${file.group}: ${outcome.succeeded.length} node(s)${set === 0 ? "" : `, ${set} set aside`}`;
   await milestone(state, file.step, name, detail, now);
@@ -225,8 +223,7 @@ async function judge(
   if (mustAllSucceed && outcome.lost.length > 0) {
     return failure("NodeLost", `${file.command}: the machine of ${outcome.lost.join(", ")} is gone`, { lost: outcome.lost });
   }
-  if (file.command === "check-cluster" && file.expect === undefined && record !== undefined)
-    return judgeCluster(file, outcome, record, { state, instances }, failure);
+  if (file.command === "check-cluster" && record !== undefined) return judgeCluster(file, outcome, record, { state, instances }, failure);
   return {
     kind: "success",
     output: { succeeded: outcome.succeeded.length, failed: outcome.failed.length, lost: outcome.lost.length },

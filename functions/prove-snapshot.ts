@@ -126,7 +126,8 @@ async function write(manifest: Manifest, { snapshots }: Clients): Promise<Manife
 function withProven(record: ClusterRecord, { id, takenAt, etcd, file, cluster }: Manifest): ClusterRecord | undefined {
   const newest = record.newestProven;
   if (record.uid !== cluster.uid || newest?.id === id || (newest !== undefined && Date.parse(newest.at) > Date.parse(takenAt))) return undefined;
-  return { ...record, newestProven: { id, at: takenAt, revision: etcd.revision, bytes: file.bytes } };
+  const { revision, leader } = etcd;
+  return { ...record, newestProven: { id, at: takenAt, revision, bytes: file.bytes, ...(leader === "" ? {} : { leader }) } };
 }
 
 function withSnapshot(operation: OperationRecord, { id, etcd, file }: Manifest, now: string): OperationRecord {

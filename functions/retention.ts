@@ -6,12 +6,14 @@ import { isInUse, type SnapshotUse, timeInId } from "../core/snapshots.js";
 import type { SnapshotStore } from "./aws/snapshots.js";
 import type { StateStore } from "./aws/state.js";
 
-/** Object Lock is asked about only where nothing else asks for a snapshot: it is a call for each, and most are kept anyway. */
+/** Object Lock and who reads are asked about only where nothing else asks for a snapshot: it is a call for each, and most are kept anyway. */
 export async function retentionOf(record: ClusterRecord, snapshots: SnapshotStore, state: StateStore, now: string): Promise<RetentionDecision> {
   const facts = await factsOf(record.uid, snapshots);
   const { keep, timeZone } = record.wanted.spec.backup;
+  const byTiers = decideRetention({ snapshots: facts, keep, timeZone, inUse: [], now });
+  if (byTiers.remove.length === 0) return byTiers;
   const rules = { keep, timeZone, inUse: await usesOf(record, state, now), now };
-  const going = new Set(decideRetention({ ...rules, snapshots: facts }).remove.map(({ id }) => id));
+  const going = new Set(byTiers.remove.map(({ id }) => id));
   const withLocks = await Promise.all(
     facts.map(async (each) => (going.has(each.id) ? { ...each, lockedUntil: await snapshots.lockedUntil(record.uid, each.id) } : each)),
   );

@@ -36,8 +36,6 @@ const input = stepInput.extend({
   taskToken: z.string().min(1),
   mode: z.enum(["bootstrap", "join"]).optional(),
   joinAddress: z.string().optional(),
-  /** Of check-cluster: `answer` takes whatever a server says; without it, the cluster must be what its record wants. */
-  expect: z.literal("answer").optional(),
 });
 export type CommandInput = z.output<typeof input>;
 
@@ -56,7 +54,7 @@ export interface CommandClients {
 
 export const runNodeCommand: Task<CommandInput, CommandClients, { readonly commandId: string }> = async (step, clients, moment) => {
   await holdLease(clients.state, step);
-  const key = keyOf(step, step.command, step.pass);
+  const key = commandKey(step, step.command, step.group, step.pass);
   const found = await clients.state.read<CommandFile>(key);
   const isAnew = found === undefined || found.value.stage === "reported";
   const file = isAnew ? await open(step, key, found?.value, clients, moment) : found.value;
@@ -67,11 +65,6 @@ export const runNodeCommand: Task<CommandInput, CommandClients, { readonly comma
   await settle(sent, step.taskToken, clients, moment.now);
   return { commandId: sent.commandId ?? "" };
 };
-
-/** A check that only wants an answer is another command than one that waits until the cluster is ready. */
-function keyOf(step: CommandInput, command: NodeCommandName, pass: number): string {
-  return commandKey(step, command, step.expect === undefined ? step.group : `${step.group}-${step.expect}`, pass);
-}
 
 /** Decides whom the command goes to, and remembers that it is about to be sent. */
 async function open(
@@ -99,7 +92,6 @@ async function open(
     command: step.command,
     step: { execution, cluster, operation, step: state },
     group: step.group,
-    ...(step.expect === undefined ? {} : { expect: step.expect }),
     number,
     stage: "sending",
     document: clients.documents[step.command],
@@ -140,7 +132,7 @@ async function groupOf(step: CommandInput, record: ClusterRecord, clients: Comma
       observed.some((instance) => instance.instanceId === member.instanceId && instance.state === "running"),
     );
     const server =
-      step.group === snapshotServer ? await serverForSnapshot(step, living, clients.state) : [...living].sort((a, b) => a.slot - b.slot)[0];
+      step.group === snapshotServer ? await serverForSnapshot(step, record, living, clients.state) : [...living].sort((a, b) => a.slot - b.slot)[0];
     if (server === undefined)
       throw new Unsafe(`No server of ${step.cluster} that was a member is running`, "Look at the instances, or delete the cluster");
     return { instanceIds: [server.instanceId] };
@@ -151,28 +143,23 @@ async function groupOf(step: CommandInput, record: ClusterRecord, clients: Comma
   return group.value;
 }
 
-/**
- * Who saves the snapshot, and then uploads what it saved: judged by what a server said of the cluster just before. Whoever has failed at it in an earlier
- * pass, or did not answer, comes last.
- */
-async function serverForSnapshot(step: CommandInput, living: readonly ServerMember[], state: StateStore): Promise<ServerMember | undefined> {
-  const fileOf = async (command: NodeCommandName, pass: number) =>
-    (await state.read<CommandFile>(commandKey(step, command, snapshotServer, pass)))?.value;
+/** Who saves the snapshot, and then uploads what it saved. Whoever was asked in an earlier pass has failed at it, or did not answer. */
+async function serverForSnapshot(
+  step: CommandInput,
+  record: ClusterRecord,
+  living: readonly ServerMember[],
+  state: StateStore,
+): Promise<ServerMember | undefined> {
+  const askedIn = async (pass: number) => (await state.read<CommandFile>(commandKey(step, "save-snapshot", snapshotServer, pass)))?.value;
   if (step.command === "upload-snapshot") {
-    const saved = await fileOf("save-snapshot", step.pass);
+    const saved = await askedIn(step.pass);
     const server = living.find(({ instanceId }) => saved?.outcome?.succeeded.includes(instanceId));
     if (server !== undefined) return server;
-    throw new NodeLost(
-      `upload-snapshot: the machine of ${saved?.instanceIds.join(", ") ?? "nobody"} that saved the snapshot is gone`,
-      "Taking another",
-    );
+    const gone = saved?.instanceIds.join(", ") ?? "nobody";
+    throw new NodeLost(`upload-snapshot: the machine of ${gone}, which saved the snapshot, is gone`, "Taking another");
   }
-  const earlier = await Promise.all(Array.from({ length: step.pass - 1 }, (_, index) => fileOf("save-snapshot", index + 1)));
-  const asked = (await state.read<CommandFile>(commandKey(step, "check-cluster", "any-server-answer", 1)))?.value;
-  const answer = nodeCommands["check-cluster"].result.safeParse(asked?.outcome?.result);
-  const check = answer.success && answer.data.apiReady ? answer.data : undefined;
-  const silent = check === undefined ? (asked?.instanceIds ?? []) : [];
-  return chooseSnapshotServer({ living, check, failed: [...silent, ...earlier.flatMap((file) => file?.instanceIds ?? [])] });
+  const earlier = await Promise.all(Array.from({ length: step.pass - 1 }, (_, index) => askedIn(index + 1)));
+  return chooseSnapshotServer({ living, leader: record.newestProven?.leader, failed: earlier.flatMap((file) => file?.instanceIds ?? []) });
 }
 
 /** Who can take a command now: SSM refuses the whole command when one instance is not registered, so the gone are left out and the late waited for. */

@@ -39,11 +39,10 @@ describe("choosing the server that saves a snapshot", () => {
   const choose = (given: Partial<Parameters<typeof chooseSnapshotServer>[0]>) => chooseSnapshotServer({ living, failed: [], ...given })?.instanceId;
   it.each([
     ["the highest slot, of equal ones", {}, "i-3"],
-    ["another than etcd's leader", { check: { notReady: [], leader: "server-i-3" } }, "i-2"],
-    ["the leader rather than one that is not Ready", { check: { notReady: ["server-i-1", "server-i-2"], leader: "server-i-3" } }, "i-3"],
-    ["one that is not Ready rather than one that failed", { check: { notReady: ["server-i-1"], leader: "" }, failed: ["i-2", "i-3"] }, "i-1"],
+    ["another than etcd's leader", { leader: "server-i-3" }, "i-2"],
+    ["the leader rather than one that failed", { leader: "server-i-3", failed: ["i-1", "i-2"] }, "i-3"],
     ["one that failed when all did", { failed: ["i-1", "i-2", "i-3"] }, "i-3"],
-    ["the only one, though it leads", { living: living.slice(0, 1), check: { notReady: [], leader: "server-i-1" } }, "i-1"],
+    ["the only one, though it leads", { living: living.slice(0, 1), leader: "server-i-1" }, "i-1"],
   ])("takes %s", (_, given, chosen) => expect(choose(given)).toBe(chosen));
   it("does not go by the order in which they are listed", () => {
     expect(choose({ living: [...living].reverse() })).toBe("i-3");
