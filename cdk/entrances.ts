@@ -9,12 +9,11 @@ import { HttpLambdaIntegration } from "aws-cdk-lib/aws-apigatewayv2-integrations
 import { Archive, EventBus, type EventPattern, Rule } from "aws-cdk-lib/aws-events";
 import { LambdaFunction as FunctionTarget } from "aws-cdk-lib/aws-events-targets";
 import { CfnRegistry, CfnSchema } from "aws-cdk-lib/aws-eventschemas";
-import { PolicyStatement } from "aws-cdk-lib/aws-iam";
+import { PolicyStatement, Role, ServicePrincipal } from "aws-cdk-lib/aws-iam";
 import type { Key } from "aws-cdk-lib/aws-kms";
 import type { IDestination } from "aws-cdk-lib/aws-lambda";
 import { LogGroup } from "aws-cdk-lib/aws-logs";
-import { Schedule, ScheduleExpression, ScheduleTargetInput } from "aws-cdk-lib/aws-scheduler";
-import { LambdaInvoke } from "aws-cdk-lib/aws-scheduler-targets";
+import { CfnSchedule } from "aws-cdk-lib/aws-scheduler";
 import { Queue, QueueEncryption } from "aws-cdk-lib/aws-sqs";
 import { routes } from "../core/api.js";
 import { sweepSeconds } from "../core/due.js";
@@ -120,15 +119,32 @@ export function makeSweep(stack: Stack, functions: Functions): void {
   const sweep = functions["sweep-fleet"];
   const period = Duration.seconds(sweepSeconds);
   sweep.configureAsyncInvoke({ retryAttempts: 0, maxEventAge: period });
-  new Schedule(stack, "Sweep", {
-    scheduleName: "drover-sweep",
-    description: "Every few minutes: looks at every cluster",
-    schedule: ScheduleExpression.rate(period),
-    target: new LambdaInvoke(sweep, {
-      retryAttempts: 0,
-      maxEventAge: period,
-      input: ScheduleTargetInput.fromObject({ "detail-type": "Scheduled Event" }),
+  // CDK's own target would let the role invoke every version of the function too.
+  const role = new Role(stack, "SweepRole", {
+    description: "Drover: the clock invokes the sweep",
+    assumedBy: new ServicePrincipal("scheduler.amazonaws.com", {
+      conditions: {
+        StringEquals: {
+          "aws:SourceAccount": stack.account,
+          // A schedule's own ARN is not what Scheduler says here (Scheduler user guide, "Confused deputy prevention").
+          "aws:SourceArn": stack.formatArn({ service: "scheduler", resource: "schedule-group", resourceName: "default" }),
+        },
+      },
     }),
+  });
+  role.addToPolicy(new PolicyStatement({ actions: ["lambda:InvokeFunction"], resources: [sweep.functionArn] }));
+  new CfnSchedule(stack, "Sweep", {
+    name: "drover-sweep",
+    description: "Every few minutes: looks at every cluster",
+    scheduleExpression: `rate(${period.toMinutes()} minutes)`,
+    state: "ENABLED",
+    flexibleTimeWindow: { mode: "OFF" },
+    target: {
+      arn: sweep.functionArn,
+      roleArn: role.roleArn,
+      input: JSON.stringify({ "detail-type": "Scheduled Event" }),
+      retryPolicy: { maximumRetryAttempts: 0, maximumEventAgeInSeconds: period.toSeconds() },
+    },
   });
 }
 

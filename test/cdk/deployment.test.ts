@@ -417,6 +417,10 @@ describe("entrances", () => {
       FlexibleTimeWindow: { Mode: "OFF" },
     });
     expect(spell(Target.Arn)).toBe(`<${lambda("sweep-fleet").id}.Arn>`);
+    const role = template.one("AWS::IAM::Role", "SweepRole");
+    expect(spell(Target.RoleArn)).toBe(`<${role.id}.Arn>`);
+    expect(template.statementsOf(role)).toMatchObject([{ actions: ["lambda:InvokeFunction"], resources: [`<${lambda("sweep-fleet").id}.Arn>`] }]);
+    expect(role.Properties.AssumeRolePolicyDocument.Statement[0].Condition.StringEquals).toHaveProperty("aws:SourceArn");
     // The next sweep finds what one missed.
     expect(Target.RetryPolicy).toEqual({ MaximumRetryAttempts: 0, MaximumEventAgeInSeconds: 300 });
     const invoked = template
