@@ -35,6 +35,7 @@ export const stateKeys = {
   secret: (uid: string, kind: SecretKind, generation: number) => `secrets/${uid}/${kind}/${String(generation).padStart(6, "0")}.json`,
   secretKind: (uid: string, kind: SecretKind) => `secrets/${uid}/${kind}/`,
   secrets: (uid: string) => `secrets/${uid}/`,
+  secretsOf: (uid: string, kind: SecretKind) => `secrets/${uid}/${kind}/`,
   /** A snapshot that a restore or a drill reads, perhaps for another cluster: see `SnapshotUse`. Expire in days. */
   snapshotUse: (uid: string, snapshot: string, operation: string) => `snapshots-in-use/${uid}/${snapshot}/${operation}.json`,
   snapshotUses: (uid: string) => `snapshots-in-use/${uid}/`,

@@ -87,7 +87,8 @@ async function forget(cluster: string, uid: string, clients: Clients): Promise<v
   // A cluster that is made of one of them remembers these nodes, and has to be told that they are gone.
   if (hasSnapshots && launches !== undefined) await state.write(stateKeys.launchesKept(uid), launches.value);
   const stale = [
-    ...(hasSnapshots ? [] : await state.list(stateKeys.secrets(uid))),
+    // Tokens open snapshots; a kubeconfig opens nothing but the cluster that is gone, or, worse, one that is made of its snapshot.
+    ...(await state.list(hasSnapshots ? stateKeys.secretsOf(uid, "kubeconfig") : stateKeys.secrets(uid))),
     ...(await state.list(stateKeys.deliveries(uid))),
     ...(await state.list(stateKeys.uploads(uid))),
     ...(await state.list(stateKeys.work(cluster))),

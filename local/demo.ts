@@ -22,7 +22,7 @@ import { knownImageSets } from "../core/archives.js";
 import { createCost } from "../core/costs.js";
 import { type LatencyStepName, type LowerBound, lowerBound } from "../core/latency-bound.js";
 import model from "../core/latency-model.json" with { type: "json" };
-import { ports, stateKeys, tags } from "../core/layout.js";
+import { ports, snapshotKeys, stateKeys, tags } from "../core/layout.js";
 import type { FailureCard, OperationKind, OperationRecord } from "../core/records.js";
 import { fixtureImages } from "./aws/ec2.js";
 import type { S3 } from "./aws/s3.js";
@@ -100,7 +100,7 @@ export interface Milestone {
 
 export interface LeftReport {
   readonly counts: readonly { readonly service: string; readonly kind: string; readonly count: number }[];
-  /** Keys in the state bucket that stay on purpose. */
+  /** Keys of objects that stay on purpose: the history of operations, snapshots, and the tokens that open them. */
   readonly kept: readonly string[];
 }
 
@@ -377,10 +377,13 @@ class Demonstration {
       listOf((reservation as { Instances?: unknown }).Instances),
     );
     const isThere = (instance: unknown) => (instance as { State?: { Name?: string } }).State?.Name !== "terminated";
-    const keys = this.#keys();
+    const keys = this.#keys("STATE_BUCKET");
+    const snapshots = this.#keys("SNAPSHOT_BUCKET").filter((key) => key.startsWith(snapshotKeys.cluster(uid)));
     const under = (prefix: string) => keys.filter((key) => key.startsWith(prefix));
     const kept = under(stateKeys.clusterPrefix(name));
     const isHistory = (key: string) => key.startsWith(stateKeys.operations(name));
+    const opening =
+      snapshots.length === 0 ? [] : [...under(stateKeys.secretsOf(uid, "server-token")), ...under(stateKeys.secretsOf(uid, "agent-token"))];
     const count = (service: string, kind: string, found: readonly unknown[]) => ({ service, kind, count: found.length });
     const counts = [
       count("EC2", "instances", instances.filter(isThere)),
@@ -389,7 +392,11 @@ class Demonstration {
       count("EBS", "volumes", ec2("DescribeVolumes", tagged, "Volumes")),
       count("ELB", "load balancers", balancing("DescribeLoadBalancers", "LoadBalancers")),
       count("ELB", "target groups", balancing("DescribeTargetGroups", "TargetGroups")),
-      count("S3", "secrets", under(stateKeys.secrets(uid))),
+      count(
+        "S3",
+        "secrets that open no snapshot",
+        under(stateKeys.secrets(uid)).filter((key) => !opening.includes(key)),
+      ),
       count("S3", "files on their way to or from nodes", [...under(stateKeys.deliveries(uid)), ...under(stateKeys.uploads(uid))]),
       count("S3", "task tokens of waiting steps", under("callbacks/")),
       count(
@@ -407,17 +414,24 @@ class Demonstration {
         ),
       ),
     );
-    this.#say("  Kept on purpose, the history of its operations:");
-    for (const key of kept.filter(isHistory)) this.#say(`  ${key}`);
-    return { counts, kept: kept.filter(isHistory) };
+    const history = kept.filter(isHistory);
+    for (const [what, found] of [
+      ["the history of its operations", history],
+      ["its snapshots", snapshots],
+      ["the tokens that open them", opening],
+    ] as const) {
+      this.#say(`  Kept on purpose, ${what}:`);
+      for (const key of found) this.#say(`  ${key}`);
+    }
+    return { counts, kept: [...history, ...snapshots, ...opening] };
   }
 
-  #keys(): string[] {
+  #keys(bucket: "STATE_BUCKET" | "SNAPSHOT_BUCKET"): string[] {
     const found: string[] = [];
     let token: unknown;
     do {
       const page = this.#ask("s3", "ListObjectsV2", {
-        Bucket: bucketNamed(this.world, "STATE_BUCKET"),
+        Bucket: bucketNamed(this.world, bucket),
         ...(token === undefined ? {} : { ContinuationToken: token }),
       });
       found.push(...listOf(page.Contents).map((each) => (each as { Key: string }).Key));

@@ -39,7 +39,7 @@ describe("the demo", () => {
       "EBS volumes",
       "ELB load balancers",
       "ELB target groups",
-      "S3 secrets",
+      "S3 secrets that open no snapshot",
       "S3 files on their way to or from nodes",
       "S3 task tokens of waiting steps",
       "S3 records, leases, plans",
@@ -55,8 +55,13 @@ describe("the demo", () => {
     const instances = looks.find((call: { operation: string }) => call.operation === "DescribeInstances");
     expect(JSON.stringify(instances.output).match(/"Name":"terminated"/g)).toHaveLength(7);
   });
-  it("keeps the history of both operations", () => {
-    expect(report.left?.kept).toEqual([report.create, report.delete].map((each) => `clusters/ha/operations/${each?.operation}.json`));
+  it("keeps the history of both operations, a first and a last snapshot, and the tokens that open them", () => {
+    const kept = report.left?.kept ?? [];
+    expect(kept.slice(0, 2)).toEqual([report.create, report.delete].map((each) => `clusters/ha/operations/${each?.operation}.json`));
+    expect(kept.slice(2).map((key) => key.replace(/[0-9a-f]{8}-[0-9a-f-]{27}/, "UID").replace(/\d{8}T\d{6}Z-[0-9a-f]{8}/, "ID"))).toEqual([
+      ...["UID/ID/manifest.json", "UID/ID/snapshot", "UID/ID/manifest.json", "UID/ID/snapshot"],
+      ...["secrets/UID/server-token/000001.json", "secrets/UID/agent-token/000001.json"],
+    ]);
   });
   it("shows three servers in three zones and two agents of each pool", () => {
     const of = (pool: string) => report.nodes.filter((node) => node.pool === pool);
