@@ -10,7 +10,7 @@ import { documentPrefix } from "../../cdk/documents.js";
 import { constructId, deployedName, type FunctionName, functionNames, functions, timeoutSeconds } from "../../cdk/functions.js";
 import { operationWorkflowNames, placeholdersOf, type WorkflowName, workflowNames, workflows } from "../../cdk/workflows.js";
 import { routes } from "../../core/api.js";
-import { type EventName, eventSchemaDocument, eventSchemaName, events } from "../../core/events.js";
+import { type EventName, eventNames, eventSchemaDocument, eventSchemaName, eventSources, events } from "../../core/events.js";
 import { endpointNames } from "../../core/layout.js";
 import { nodeCommands } from "../../core/node-commands.js";
 import { nameOf, readTemplate, type Statement, spell, statementsIn, type Template } from "./template.js";
@@ -74,7 +74,7 @@ describe("buckets", () => {
       ExpirationInDays?: number;
     }[];
     const expiry = Object.fromEntries(rules.filter((rule) => rule.ExpirationInDays).map((rule) => [rule.Prefix, rule.ExpirationInDays]));
-    expect(expiry).toEqual({ "callbacks/": 7, "deliveries/": 1, "uploads/": 1, "requests/": 90 });
+    expect(expiry).toEqual({ "callbacks/": 7, "deliveries/": 1, "uploads/": 1, "requests/": 90, "snapshots-in-use/": 14 });
   });
   it("end multipart uploads nobody finishes", () => {
     for (const name of buckets) {
@@ -95,10 +95,13 @@ describe("keys", () => {
     expect(keys.map(({ id }) => nameOf(id))).toEqual(["StateKey", "SecretsKey"]);
     for (const key of keys) expect(key).toMatchObject({ Properties: { EnableKeyRotation: true }, DeletionPolicy: "Retain" });
   });
-  it("leave secrets to the functions that create, deliver, keep or show them", () => {
+  it("leave secrets to the functions that create, deliver, keep or show them, or find the one that opens a snapshot", () => {
     const holders = everyStatement().filter(({ resources }) => resources.some((resource) => nameOf(resource) === "<SecretsKey.Arn>"));
     expect([...new Set(holders.map(({ role }) => role))].sort()).toEqual(
-      ["create-credentials", "read-kubeconfig", "run-node-command", "store-kubeconfig"].map((name) => `${constructId(name as FunctionName)}Role`),
+      [
+        ...["begin-restore", "create-credentials", "launch-drill", "prove-snapshot", "read-kubeconfig", "restores"],
+        ...["run-node-command", "store-kubeconfig"],
+      ].map((name) => `${constructId(name as FunctionName)}Role`),
     );
   });
   it("work through S3 only", () => {
@@ -167,7 +170,7 @@ describe("functions", () => {
       /^(true|false)$/,
       /^<NodeInstanceProfile\.Arn>$/,
       /^\{"prepare-node":"drover-/,
-      /^arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>:stateMachine:drover-(create|delete)-cluster$/,
+      /^arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>:stateMachine:drover-((create|delete|backup|restore)-cluster|drill-restore)$/,
     ];
     expect(values.map((value) => nameOf(spell(value))).filter((value) => !forms.some((form) => form.test(value)))).toEqual([]);
   });
@@ -273,7 +276,7 @@ describe("state machines", () => {
   it("are started by requests and watched by themselves, except those that another one starts and awaits", () => {
     const started = template.all("AWS::StepFunctions::StateMachine").flatMap(({ Properties }) => Object.keys(Properties.DefinitionSubstitutions));
     const children = workflowNames.filter((name) => started.includes(`${workflows[name].id}StateMachine`));
-    expect(children).toEqual(["start-agent-group"]);
+    expect([...children].sort()).toEqual(["start-agent-group", "take-snapshot"]);
     expect(operationWorkflowNames).toEqual(workflowNames.filter((name) => !children.includes(name)));
   });
 });
@@ -304,12 +307,12 @@ describe.each(workflowNames)("state machine %s", (name) => {
     const statements = template.statementsOf(role());
     const allowed = (action: string) => statements.filter(({ actions }) => actions.includes(action)).flatMap(({ resources }) => resources);
     const executions = arns.map((arn) => `${arn.replace(":stateMachine:", ":execution:")}:*`);
-    const rules = arns.map(
-      () => "arn:<AWS::Partition>:events:<AWS::Region>:<AWS::AccountId>:rule/StepFunctionsGetEventsForStepFunctionsExecutionRule",
-    );
-    expect(allowed("states:StartExecution")).toEqual(arns);
-    for (const action of ["states:DescribeExecution", "states:StopExecution"]) expect(allowed(action)).toEqual(executions);
-    for (const action of ["events:PutTargets", "events:PutRule", "events:DescribeRule"]) expect(allowed(action)).toEqual(rules);
+    const rule = "arn:<AWS::Partition>:events:<AWS::Region>:<AWS::AccountId>:rule/StepFunctionsGetEventsForStepFunctionsExecutionRule";
+    expect(allowed("states:StartExecution").sort()).toEqual(arns.sort());
+    for (const action of ["states:DescribeExecution", "states:StopExecution"]) expect(allowed(action).sort()).toEqual(executions.sort());
+    // The same for every child: CDK writes it once.
+    for (const action of ["events:PutTargets", "events:PutRule", "events:DescribeRule"])
+      expect(allowed(action)).toEqual(arns.length === 0 ? [] : [rule]);
   });
   it("says its query language and its time limit itself, since CDK's properties for them do nothing here", () => {
     const definition = JSON.parse(machine().DefinitionString);
@@ -355,14 +358,15 @@ describe("entrances", () => {
     expect(stage?.Properties.AccessLogSettings.Format).toContain("$context.identity.userArn");
     expect(timeoutSeconds.route).toBeLessThan(30);
   });
-  it("know what they are called by: routes by the API, events by rules", () => {
+  it("know what they are called by: routes by the API, events by rules or the clock", () => {
     expect(functionNames.filter((name) => functions[name].kind === "route").sort()).toEqual(
       [...new Set(Object.values(routes).map((route) => route.function))].sort(),
     );
     const called = template
       .all("AWS::Events::Rule")
       .flatMap(({ Properties }) => Properties.Targets.map((target: { Arn: unknown }) => nameOf(spell(target.Arn))));
-    expect([...new Set(called)].sort()).toEqual(
+    const clocked = template.all("AWS::Scheduler::Schedule").map(({ Properties }) => nameOf(spell(Properties.Target.Arn)));
+    expect([...new Set([...called, ...clocked])].sort()).toEqual(
       functionNames
         .filter((name) => functions[name].kind === "event")
         .map((name) => `<${constructId(name)}.Arn>`)
@@ -389,7 +393,7 @@ describe("entrances", () => {
     const pattern = (name: string) => template.one("AWS::Events::Rule", name).Properties.EventPattern;
     expect(pattern("AdmitRequests")).toEqual({
       source: ["drover.request"],
-      "detail-type": ["Cluster Create Requested", "Cluster Delete Requested"],
+      "detail-type": eventNames(eventSources.request),
     });
     expect(pattern("NodeCommandsEnded")).toEqual({
       source: ["aws.ssm"],
