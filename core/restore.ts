@@ -87,7 +87,7 @@ export function preflight(input: {
     const named = tokens.find(({ generation }) => generation === manifest.token.generation);
     error(
       named === undefined
-        ? `the token of generation ${manifest.token.generation}, which opens it, is not in the secrets: ${generationText(tokens)}`
+        ? `it opens with generation ${manifest.token.generation} of the server token, which is not kept: ${generationText(tokens)}`
         : `the token of generation ${named.generation} has the hash ${named.hash}, and a token with ${manifest.token.hash} opens it`,
     );
   }
@@ -319,7 +319,8 @@ export function restorePlan(input: {
     how,
     ...(missing > 0 ? [`Launch ${count(missing, "server")}`] : []),
     ...(input.tokenGeneration === undefined ? [] : [`Use the server token of generation ${input.tokenGeneration}, which opens it`]),
-    ...(input.isNew ? [] : [`Keep the data that is replaced on the servers' disks; take a fresh snapshot at the end`]),
+    ...(living.length > 0 && !input.isNew ? ["Keep the data that is replaced on the servers' disks, as long as the machines are"] : []),
+    "Take a fresh snapshot at the end",
     ...(loss === undefined
       ? input.isNew
         ? []

@@ -159,8 +159,8 @@ export async function admitBackup(asking: Asking & { readonly cluster: string },
   await refuseBusy(name, clients);
   if (record.readyAt === undefined)
     throw new Invalid(`${name} was never ready: there is nothing to save`, [], `Finish it first: drover status ${name}`);
-  if (record.phase === "restoring" || record.phase === "deleting") {
-    const what = `${name} is ${record.phase}, and no operation goes on with it: what its servers hold is not to be trusted`;
+  if (record.phase === "restoring" || record.phase === "deleting" || record.restore !== undefined) {
+    const what = `${name} is ${record.restore === undefined ? record.phase : "half restored"}, and no operation goes on with it: what its servers hold is not to be trusted`;
     throw new Unsafe(what, `Finish that first: drover status ${name}`);
   }
   const { keep, timeZone } = record.wanted.spec.backup;

@@ -9,7 +9,7 @@ import { stateKeys } from "../core/layout.js";
 import { type HolderStatus, mayStillAct, stillHolds } from "../core/lease.js";
 import type { ClusterRecord, Lease, OperationRecord, SnapshotOutcome } from "../core/records.js";
 import type { Workflows } from "./aws/workflows.js";
-import { type FailureClients, recordBackup, recordFailure, recordSuccess } from "./closed-operation.js";
+import { type FailureClients, recordBackup, recordFailure, recordRestore, recordSuccess } from "./closed-operation.js";
 import type { Moment } from "./lambda.js";
 
 export interface EndClients extends FailureClients {
@@ -43,7 +43,7 @@ export async function closeEnded(
   if (!isToRecord && !isHeld) return answer("closed before");
   if (mayStillAct(endedAt, moment.now)) return answer("too early");
   if (isToRecord && isHeld && (await wasReady(operation.value, clients))) {
-    await recordSuccess(operation.value, clients, moment);
+    await (operation.value.kind === "restore" ? recordRestore : recordSuccess)(operation.value, clients, moment);
   } else if (isToRecord && isHeld && wasProven(operation.value)) {
     await recordBackup(operation.value, clients, moment);
   } else if (isToRecord) {
@@ -57,7 +57,7 @@ export async function closeEnded(
 /** Whether the execution was on its last step and had said so: what it was asked for is done, and an end that came later does not undo it. */
 async function wasReady({ kind, cluster, uid }: OperationRecord, { state }: EndClients): Promise<boolean> {
   const record = (await state.read<ClusterRecord>(stateKeys.record(cluster)))?.value;
-  return kind === "create" && record?.uid === uid && record.phase === "ready";
+  return (kind === "create" || kind === "restore") && record?.uid === uid && record.phase === "ready";
 }
 
 /** Whether the snapshot that a backup was asked for counts: only the removal of older ones was cut short, and the next backup does that. */

@@ -20,6 +20,8 @@ interface SentCommand {
 /** Law 1. */
 export function oneBootstrap({ seen, held }: Bench): Law {
   const known = new Map<string, string>();
+  /** A world may go on from a saved one: what was made before anybody watched is not judged. */
+  const watchedSince = seen.world.now();
 
   /** A cluster has come to be that was not there before, or was made again of a snapshot. */
   function made(cluster: ObservedCluster, isKnown: boolean): void {
@@ -50,6 +52,7 @@ export function oneBootstrap({ seen, held }: Bench): Law {
         if (known.get(cluster.id) === cluster.bootstrappedBy) continue;
         const isKnown = known.has(cluster.id);
         known.set(cluster.id, cluster.bootstrappedBy);
+        if (cluster.bootstrappedAtMs < watchedSince) continue;
         made(cluster, isKnown);
       }
     },
@@ -101,7 +104,8 @@ export function keepsMajority({ seen, held }: Bench): Law {
       }
     },
     call(call, invoked) {
-      const terminated = terminatedAlive(call);
+      // A throw-away server is a cluster by itself, made to be thrown away.
+      const terminated = terminatedAlive(call).filter((id) => seen.world.owner(id)?.role !== drillRole);
       if (terminated.length === 0 || isDelete(call, invoked)) return;
       for (const cluster of seen.clusters) {
         const voters = votersOf(cluster);
