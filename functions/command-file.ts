@@ -5,7 +5,7 @@
  * been told. A step that asks again after a reported failure sends a new command, and the number in the file rises.
  */
 import { z } from "zod";
-import { decideReady } from "../core/cluster-health.js";
+import { assessQuorum, decideReady } from "../core/cluster-health.js";
 import { nodeName, serverPool, shortHash, stateKeys } from "../core/layout.js";
 import { type NodeCommandName, type NodeFailure, nodeCommands, nodeFailureSchema } from "../core/node-commands.js";
 import { isAlive } from "../core/nodes.js";
@@ -91,7 +91,7 @@ export async function settle(file: CommandFile, taskToken: string, clients: Sett
 
   const outcome = readOutcome(file, invocations, gone);
   const record = (await clients.state.read<ClusterRecord>(stateKeys.record(file.step.cluster)))?.value;
-  const answer = await judge(file, outcome, record, clients);
+  const answer = await judge(file, outcome, record, clients, now);
   // Stored before the answer, because the next state reads it. Only a reported failure is asked anew; a success is answered again.
   const stage = answer.kind === "success" ? "sent" : "reported";
   await clients.state.write(file.key, { ...file, stage, outcome: withoutLogs(outcome) });
@@ -202,6 +202,7 @@ async function judge(
   outcome: CommandOutcome,
   record: ClusterRecord | undefined,
   { state, instances }: Pick<SettleClients, "state" | "instances">,
+  now: string,
 ): Promise<Answer> {
   const failure = (error: string, errorMessage: string, more: Readonly<Record<string, unknown>> = {}): Answer => ({
     kind: "failure",
@@ -223,7 +224,7 @@ async function judge(
   if (mustAllSucceed && outcome.lost.length > 0) {
     return failure("NodeLost", `${file.command}: the machine of ${outcome.lost.join(", ")} is gone`, { lost: outcome.lost });
   }
-  if (file.command === "check-cluster" && record !== undefined) return judgeCluster(file, outcome, record, { state, instances }, failure);
+  if (file.command === "check-cluster" && record !== undefined) return judgeCluster(file, outcome, record, { state, instances }, now, failure);
   return {
     kind: "success",
     output: { succeeded: outcome.succeeded.length, failed: outcome.failed.length, lost: outcome.lost.length },
@@ -243,6 +244,7 @@ async function judgeCluster(
   outcome: CommandOutcome,
   record: ClusterRecord,
   { state, instances }: Pick<SettleClients, "state" | "instances">,
+  now: string,
   failure: (error: string, message: string, more?: Readonly<Record<string, unknown>>) => Answer,
 ): Promise<Answer> {
   const check = nodeCommands["check-cluster"].result.parse(outcome.result);
@@ -255,7 +257,11 @@ async function judgeCluster(
   const wanted = servers.count + agentPools.reduce((sum, pool) => sum + pool.count, 0);
   const [observed, setAside] = await Promise.all([instances.ofCluster(record.uid), state.read<SetAside>(setAsideKey(file.step, file.key))]);
   const alive = observed.filter((instance) => isAlive(instance.state));
-  if (alive.length < wanted) return failure("NodeLost", `${wanted - alive.length} of ${wanted} machines are gone: ${decision.reason}`);
+  if (alive.length < wanted) {
+    const quorum = assessQuorum({ record, observed, now });
+    const etcd = quorum === undefined || quorum.kind === "whole" ? "" : `; ${quorum.kind}: ${quorum.reason}`;
+    return failure("NodeLost", `${wanted - alive.length} of ${wanted} machines are gone: ${decision.reason}${etcd}`);
+  }
   const [node, ...others] = (setAside?.value.nodes ?? []).filter((each) => alive.some((instance) => instance.instanceId === each.instanceId));
   if (node === undefined) return failure("NotYet", decision.reason);
   const more = others.length === 0 ? "" : `, and ${others.length} more`;

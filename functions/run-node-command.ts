@@ -5,6 +5,7 @@
  * this handler finds the same command by its key and answers from its status. So the normal path polls nothing, and the worst path is one heartbeat late.
  */
 import { z } from "zod";
+import { assessQuorum } from "../core/cluster-health.js";
 import { NodeLost, NotYet, Unsafe } from "../core/failures.js";
 import { lateAfterSeconds, type NodeGroup } from "../core/groups.js";
 import { nodeName, stateKeys } from "../core/layout.js";
@@ -133,8 +134,11 @@ async function groupOf(step: CommandInput, record: ClusterRecord, clients: Comma
     );
     const server =
       step.group === snapshotServer ? await serverForSnapshot(step, record, living, clients.state) : [...living].sort((a, b) => a.slot - b.slot)[0];
-    if (server === undefined)
-      throw new Unsafe(`No server of ${step.cluster} that was a member is running`, "Look at the instances, or delete the cluster");
+    if (server === undefined) {
+      const quorum = assessQuorum({ record, observed, now: moment.now });
+      const next = quorum?.command === undefined ? "Look at the instances, or delete the cluster" : `${quorum.safe[0]}: ${quorum.command}`;
+      throw new Unsafe(`No server of ${step.cluster} that was a member is running`, next);
+    }
     return { instanceIds: [server.instanceId] };
   }
   const group = await clients.state.read<NodeGroup>(stateKeys.group(step.cluster, step.operation, step.group));
