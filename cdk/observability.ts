@@ -50,7 +50,7 @@ export function makeObservability(stack: Stack, { functions, workflows, deadLett
     });
   /** Of the whole fleet: the worst of its clusters. */
   const worst = (metricName: MetricName, over = Duration.minutes(15)) =>
-    new Metric({ namespace: metricNamespace, metricName, period: over, statistic: "Maximum", label: `${metricName}, worst` });
+    new Metric({ namespace: metricNamespace, metricName, period: over, statistic: "Maximum" });
   // A metric with no data point in a period would make the sum unknown, so none counts as zero.
   const sum = (label: string, metrics: readonly IMetric[]) =>
     new MathExpression({

@@ -84,7 +84,7 @@ describe("settings", () => {
   const given = (context: Record<string, unknown>) => () => readSettings((name) => context[name]);
 
   it("have a default each", () => {
-    expect(given({})()).toEqual({ network: false, snapshotLockDays: 7, logDays: 90, eventArchiveDays: 30 });
+    expect(given({})()).toEqual({ network: false, snapshotLockDays: 7, logDays: 90, eventArchiveDays: 30, clusterMetrics: true });
   });
   it("come as text from a command line", () => {
     expect(given({ network: "false", snapshotLockDays: "30", logDays: "14" })()).toMatchObject({ network: false, snapshotLockDays: 30, logDays: 14 });
