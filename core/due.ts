@@ -86,12 +86,15 @@ function dueFor(kind: DueKind, record: Dated, clusters: number, nowMs: number): 
   return { kind, cluster, uid, dueAtMs, startsAtMs: dueAtMs + spreadMs(kind, schedule, uid, clusters, dueAtMs) };
 }
 
-/** Where in the spread a cluster is: the same for every look, and even over the fleet, because uids are random. */
+/**
+ * At which look after the scheduled time its turn is, of as many as the fleet needs: the same for every look, and even over the fleet, because uids are random.
+ * Nothing is gained by spreading within a look, which starts one after another anyway.
+ */
 function spreadMs(kind: DueKind, schedule: Schedule, uid: string, clusters: number, dueAtMs: number): number {
   const next = nextTime(schedule, dueAtMs) ?? Number.POSITIVE_INFINITY;
-  const neededSeconds = clusters / backupsPerSecond;
-  const spread = Math.min(neededSeconds, longestSpreadSeconds, (next - dueAtMs) / 4000) * 1000;
-  return Math.floor(spread * share(`${kind} ${uid}`));
+  const roomSeconds = Math.min(longestSpreadSeconds, (next - dueAtMs) / 4000);
+  const looks = Math.min(Math.ceil(clusters / backupsPerSweep), Math.floor(roomSeconds / sweepSeconds));
+  return Math.floor(share(`${kind} ${uid}`) * looks) * sweepSeconds * 1000;
 }
 
 /** From 0 up to 1, always the same for a text. */

@@ -104,19 +104,22 @@ describe("a fleet's starts", () => {
       return ((found as Due).startsAtMs - (found as Due).dueAtMs) / 60_000;
     });
 
-  it("of one cluster keep to the minute", () => expect(turns(1)[0]).toBeLessThan(0.01));
-  it("of a thousand are spread evenly over the five minutes they need", () => {
-    const minutes = turns(1000);
-    expect(Math.max(...minutes)).toBeLessThan(5);
-    for (let minute = 0; minute < 5; minute++) {
-      const within = minutes.filter((each) => each >= minute && each < minute + 1).length;
-      expect(within).toBeGreaterThan(150);
-      expect(within).toBeLessThan(250);
+  it("of as many clusters as one look can start keep to the minute", () => {
+    expect(turns(1)).toEqual([0]);
+    expect(new Set(turns(backupsPerSweep))).toEqual(new Set([0]));
+  });
+  it("of more are spread evenly over the looks they need", () => {
+    const minutes = turns(4 * backupsPerSweep);
+    for (const minute of [0, 5, 10, 15]) {
+      const within = minutes.filter((each) => each === minute).length;
+      expect(within).toBeGreaterThan(900);
+      expect(within).toBeLessThan(1100);
     }
+    expect(minutes.every((minute) => [0, 5, 10, 15].includes(minute))).toBe(true);
   });
   it("are never spread over more than half an hour, nor over more than a quarter of the time to the next", () => {
     expect(Math.max(...turns(10_000))).toBeLessThan(30);
-    expect(Math.max(...turns(1000, "*/12 * * * *", "2026-01-05T12:03:00Z"))).toBeLessThan(3);
+    expect(Math.max(...turns(10_000, "*/48 * * * *", "2026-01-05T12:20:00Z"))).toBe(5);
   });
   it("are the same at every look", () => expect(turns(50)).toEqual(turns(50)));
 });
