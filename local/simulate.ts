@@ -12,7 +12,7 @@ import { ensureAssembly } from "../cdk/app.js";
 import { root } from "../cdk/sources.js";
 import type { Faults } from "./kernel/contract.js";
 import { type LawNumber, lawNames } from "./laws.js";
-import { type FaultChoice, faultNames, type Scenario, scenarios } from "./simulation/plan.js";
+import { type FaultChoice, faultNames, type Scenario, scenarios, usualScenarios } from "./simulation/plan.js";
 import { type SimulationResult, simulate } from "./simulation.js";
 import { World } from "./world.js";
 
@@ -26,7 +26,7 @@ Options
   --seeds N          how many runs (default 100)
   --from N           first seed (default 1)
   --seed N           this one seed alone
-  --scenario LIST    operations during which faults strike: ${scenarios.join(", ")} (default all)
+  --scenario LIST    operations during which faults strike: ${scenarios.join(", ")} (default ${usualScenarios.join(", ")})
   --faults WHAT      all, none, or name=rate,... with ${faultNames.join(", ")}
                      (default: drawn from the seed, in some runs one kind often, in some all, in some none)
   --jobs N           processes (default 2)
@@ -69,7 +69,7 @@ export function readSettings(argv: readonly string[]): Settings | "help" {
   ].join(" ");
   return {
     seeds,
-    scenarios: values.scenario === undefined ? scenarios : readScenarios(values.scenario),
+    scenarios: values.scenario === undefined ? usualScenarios : readScenarios(values.scenario),
     faults: values.faults === undefined ? undefined : readFaults(values.faults),
     jobs: Math.min(whole("jobs", values.jobs ?? "2", 1), seeds.length),
     trace: values.trace,

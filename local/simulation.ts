@@ -7,7 +7,7 @@
  */
 import { createHash } from "node:crypto";
 import type { Accepted, ApiError } from "../core/api.js";
-import { tags } from "../core/layout.js";
+import { drillRole, tags } from "../core/layout.js";
 import type { OperationKind } from "../core/records.js";
 import type { Ec2 } from "./aws/ec2.js";
 import type { S3 } from "./aws/s3.js";
@@ -18,6 +18,7 @@ import type { Faults } from "./kernel/contract.js";
 import type { StackSource } from "./kernel/template.js";
 import { listOf } from "./laws/seen.js";
 import { LawBroken, type LawNumber, type Laws, lawNames, watchLaws } from "./laws.js";
+import type { NodeDriver } from "./nodes/contract.js";
 import {
   type ClusterPlan,
   clusterFile,
@@ -27,14 +28,16 @@ import {
   type RunPlan,
   release,
   type Scenario,
-  scenarios,
+  usualScenarios,
 } from "./simulation/plan.js";
+import { PromiseBroken } from "./simulation/promise.js";
+import { SnapshotWatch } from "./simulation/snapshot-watch.js";
 import { World } from "./world.js";
 
 export interface SimulationOptions {
   readonly seed: number;
   readonly assembly: string | readonly StackSource[];
-  /** Operations during which faults strike; all unless given. */
+  /** Operations during which faults strike; creates and deletes unless given. */
   readonly scenarios?: readonly Scenario[];
   /** Drawn from the seed unless given. */
   readonly faults?: FaultChoice;
@@ -63,17 +66,6 @@ export interface SimulationResult {
   readonly uses: readonly string[];
 }
 
-/** A promise of the whole system that no single law names. */
-class PromiseBroken extends Error {
-  override readonly name = "PromiseBroken";
-  constructor(
-    readonly rule: string,
-    readonly what: string,
-  ) {
-    super(`${rule}: ${what}`);
-  }
-}
-
 const second = 1000;
 const minute = 60 * second;
 /** A workflow's own limit, and what its end may take to be noticed. */
@@ -83,7 +75,7 @@ const afterglowMs = 3 * minute;
 const mostRestarts = 3;
 
 export async function simulate(options: SimulationOptions): Promise<SimulationResult> {
-  const chosen = options.scenarios ?? scenarios;
+  const chosen = options.scenarios ?? usualScenarios;
   const plan = planRun(options.seed, chosen, options.faults);
   const run = new Run(options, plan);
   let violation: SimulationResult["violation"];
@@ -107,6 +99,7 @@ class Run {
   readonly world: World;
   readonly laws: Laws;
   readonly #plan: RunPlan;
+  readonly #snapshots: SnapshotWatch;
   readonly #seed: number;
   readonly #hash = createHash("sha256");
   readonly #startedAt: number;
@@ -135,6 +128,7 @@ class Run {
         : {}),
     });
     this.laws = watchLaws(this.world);
+    this.#snapshots = new SnapshotWatch(this.world, this.laws.seen);
     this.#startedAt = this.world.clock.now();
     this.world.onCall((call) => this.#note(call));
     this.world.afterEachStep(() => this.#wake());
@@ -147,6 +141,7 @@ class Run {
     await this.#drive((plan) => this.#create(plan));
     this.world.healFaults();
     await this.#drive((plan) => this.#createUntilReady(plan));
+    if (this.#plan.hasSnapshots) await this.#liveThroughDisaster();
     this.world.faults.rates = this.#plan.deleteFaults;
     await this.#drive((plan) => this.#delete(plan, plan.meanwhile.abortDeleteAfter));
     this.world.healFaults();
@@ -173,6 +168,25 @@ class Run {
       transitions: this.world.counts.transitions,
       uses: [...this.world.access.uses],
     };
+  }
+
+  /** Backups, a disaster, a restore and a drill: first while faults strike, then until each has come to a good end. */
+  async #liveThroughDisaster(): Promise<void> {
+    const { backupFaults, restoreFaults, drillFaults } = this.#plan;
+    this.world.faults.rates = backupFaults;
+    await this.#drive((plan) => this.#backup(plan, plan.disaster.abortBackupAfter));
+    this.world.healFaults();
+    await this.#drive((plan) => this.#backupUntilProven(plan));
+    await this.#drive((plan) => this.#strike(plan));
+    this.world.faults.rates = restoreFaults;
+    await this.#drive((plan) => this.#restore(plan));
+    this.world.healFaults();
+    await this.#drive((plan) => this.#restoreUntilReady(plan));
+    this.world.faults.rates = drillFaults;
+    await this.#drive((plan) => this.#drill(plan, plan.disaster.abortDrillAfter));
+    this.world.healFaults();
+    await this.#drive((plan) => this.#drillUntilProven(plan));
+    this.#snapshots.stand();
   }
 
   #cards(): string[] {
@@ -259,6 +273,170 @@ class Run {
     }
   }
 
+  // -------------------------------------------------------------------------------------------------------------- snapshots
+
+  async #backup(plan: ClusterPlan, abortAfter: number | undefined): Promise<void> {
+    for (let number = 1; number <= plan.disaster.backups; number++) {
+      const accepted = await this.#ask("POST", `/clusters/${plan.name}/snapshots`, { requestId: this.#requestId() });
+      if (accepted === undefined) continue;
+      const { operation } = accepted;
+      await Promise.all([this.#ended(plan.name, operation, "backup"), this.#later(abortAfter, async () => this.#abort(operation))]);
+      await this.#sleep(afterglowMs);
+      this.#checkAfterwards(plan);
+    }
+  }
+
+  async #backupUntilProven(plan: ClusterPlan): Promise<void> {
+    await this.#again(plan, "backup", "POST", `/clusters/${plan.name}/snapshots`, {});
+  }
+
+  /** What a restore will lose is written, and machines are lost. */
+  async #strike({ name, disaster }: ClusterPlan): Promise<void> {
+    const { seen } = this.laws;
+    const nodes = this.world.service<NodeDriver>("nodes");
+    const cluster = this.#rke2Of(name);
+    if (cluster !== undefined) nodes.write?.(cluster.id, disaster.written);
+    const ec2 = this.world.service<Ec2>("ec2");
+    const living = ec2.living().filter(({ tags: own, life }) => own[tags.cluster] === name && life === "running");
+    const servers = living.filter(({ tags: own }) => own[tags.role] === "server");
+    const members = seen.records.get(name)?.members.length ?? 0;
+    const count = {
+      nothing: 0,
+      "a member": 1,
+      "the majority": Math.floor(members / 2) + 1,
+      "all servers": servers.length,
+      "all machines": servers.length,
+    };
+    const lost = disaster.damage === "all machines" ? living : servers.slice(0, count[disaster.damage]);
+    for (const { id } of lost) ec2.lose(id, "Host hardware failed");
+    this.world.note("disaster", { name, damage: disaster.damage, lost: lost.length, written: disaster.written });
+    await this.#sleep(afterglowMs);
+  }
+
+  async #restore(plan: ClusterPlan): Promise<void> {
+    const { disaster, name } = plan;
+    const accepted = await this.#askForRestore(plan);
+    if (accepted === undefined) return;
+    const { operation } = accepted;
+    await Promise.all([
+      this.#ended(name, operation, "restore"),
+      this.#later(disaster.abortRestoreAfter, async () => this.#abort(operation)),
+      this.#later(disaster.loseWhileRestoringAfter, async () => this.#lose(plan, operation)),
+    ]);
+    await this.#sleep(afterglowMs);
+    this.#checkAfterwards(plan);
+    await this.#look(name, operation);
+  }
+
+  /** A survivor is gone on with where there is one; whoever is told that there is none takes the newest snapshot. */
+  async #askForRestore({ name, disaster }: ClusterPlan, must = false): Promise<Accepted | undefined> {
+    const path = `/clusters/${name}/restore`;
+    const wantsSurvivor = disaster.takesSurvivor && disaster.damage === "the majority";
+    if (wantsSurvivor) {
+      const answer = await this.#request("POST", path, { requestId: this.#requestId(), confirm: name, snapshot: "survivor" });
+      if (answer.status === 202) return JSON.parse(answer.body) as Accepted;
+    }
+    return this.#ask("POST", path, { requestId: this.#requestId(), confirm: name, snapshot: this.#newestProven(name) }, must);
+  }
+
+  async #restoreUntilReady(plan: ClusterPlan): Promise<void> {
+    const { seen } = this.laws;
+    for (let again = 0; ; again++) {
+      const record = seen.records.get(plan.name);
+      if (record?.phase === "ready" && record.restore === undefined && this.#wasRestored(plan.name)) break;
+      if (again === mostRestarts) {
+        const what = `${plan.name} is not restored after it was asked for again ${mostRestarts} times, though faults had stopped`;
+        throw new LawBroken(7, `${what}: ${this.#lastCard(plan)}`);
+      }
+      this.#restarts++;
+      this.laws.checked[7]++;
+      const accepted = await this.#askForRestore(plan, true);
+      await this.#ended(plan.name, (accepted as Accepted).operation, "restore");
+      await this.#sleep(afterglowMs);
+      this.#checkAfterwards(plan);
+    }
+    this.#isReady(plan);
+    this.#lostNoMoreThanAnnounced(plan);
+  }
+
+  #wasRestored(name: string): boolean {
+    return [...this.laws.seen.operations.values()].some(
+      ({ cluster, kind, status }) => cluster === name && kind === "restore" && status === "succeeded",
+    );
+  }
+
+  #newestProven(name: string): string {
+    const record = this.laws.seen.records.get(name);
+    return record?.restore?.source.kind === "snapshot" ? record.restore.source.snapshot : (record?.newestProven?.id ?? "latest");
+  }
+
+  /** What etcd holds is at least what the snapshot held; what a survivor had, it has. */
+  #lostNoMoreThanAnnounced({ name, disaster }: ClusterPlan): void {
+    const restores = [...this.laws.seen.operations.values()].filter(
+      ({ cluster, kind, status }) => cluster === name && kind === "restore" && status === "succeeded",
+    );
+    const restored = restores.at(-1)?.outcome?.restored as
+      | { readonly snapshot: string; readonly keys: number; readonly revision: number }
+      | undefined;
+    if (restored === undefined) return;
+    const wrong = (what: string): never => {
+      throw new PromiseBroken("no restore loses more than it announced", `${name} ${what}`);
+    };
+    const store = this.#rke2Of(name)?.store;
+    const manifest = this.#snapshots.manifest(restored.snapshot);
+    if (restored.snapshot !== "survivor") {
+      if (manifest === undefined) return wrong(`was restored from ${restored.snapshot}, which nobody proved`);
+      if (restored.keys !== manifest.etcd.keys) wrong(`was restored with ${restored.keys} keys, snapshot ${manifest.id} has ${manifest.etcd.keys}`);
+      if (store !== undefined && store.revision < manifest.etcd.revision)
+        wrong(`is at revision ${store.revision}, snapshot ${manifest.id} was at ${manifest.etcd.revision}`);
+      return;
+    }
+    const before = this.#snapshots.newestBefore(name, restores.at(-1)?.acceptedAt ?? "")?.etcd.keys ?? 0;
+    if (store !== undefined && store.keys < before + disaster.written)
+      wrong(`has ${store.keys} keys, though a survivor held ${before + disaster.written}`);
+  }
+
+  #rke2Of(name: string) {
+    const { seen } = this.laws;
+    const members = new Set(seen.records.get(name)?.members.map((member) => member.instanceId));
+    return seen.world.clusters().find((cluster) => cluster.members.some((member) => members.has(member.instanceId)));
+  }
+
+  async #drill(plan: ClusterPlan, abortAfter: number | undefined): Promise<void> {
+    const accepted = await this.#ask("POST", `/clusters/${plan.name}/drill`, { requestId: this.#requestId() });
+    if (accepted === undefined) return;
+    const { operation } = accepted;
+    await Promise.all([this.#ended(plan.name, operation, "drill"), this.#later(abortAfter, async () => this.#abort(operation))]);
+    await this.#sleep(afterglowMs);
+    this.#checkAfterwards(plan);
+  }
+
+  async #drillUntilProven(plan: ClusterPlan): Promise<void> {
+    await this.#again(plan, "drill", "POST", `/clusters/${plan.name}/drill`, {});
+    if (this.laws.seen.records.get(plan.name)?.lastDrill?.proven !== true)
+      throw new PromiseBroken("a snapshot that counts can be restored", `the drill of ${plan.name} did not prove it`);
+    const left = this.world
+      .service<Ec2>("ec2")
+      .living()
+      .filter(({ tags: own }) => own[tags.cluster] === plan.name && own[tags.role] === drillRole);
+    if (left.length > 0) throw new PromiseBroken("nothing leaks", `${listOf(left.map(({ id }) => id))} of a drill of ${plan.name} still runs`);
+  }
+
+  /** Once more, nothing going wrong any more, until it has come to a good end. */
+  async #again(plan: ClusterPlan, kind: OperationKind, method: string, path: string, body: Readonly<Record<string, unknown>>): Promise<void> {
+    for (let again = 1; ; again++) {
+      const accepted = (await this.#ask(method, path, { requestId: this.#requestId(), ...body }, true)) as Accepted;
+      await this.#ended(plan.name, accepted.operation, kind);
+      await this.#sleep(afterglowMs);
+      this.#checkAfterwards(plan);
+      this.laws.checked[7]++;
+      if (this.laws.seen.operations.get(accepted.operation)?.status === "succeeded") return;
+      if (again === mostRestarts) {
+        throw new LawBroken(7, `no ${kind} of ${plan.name} succeeded in ${mostRestarts} tries, though faults had stopped: ${this.#lastCard(plan)}`);
+      }
+    }
+  }
+
   // ----------------------------------------------------------------------------------------------------------------- people
 
   /** Asks as the CLI does: the same request again while the answer is that the world is still changing. Undefined when it gives up. */
@@ -266,6 +444,11 @@ class Run {
     for (let attempt = 1; attempt <= 10; attempt++) {
       const answer = await this.#request(method, path, body);
       if (answer.status === 202) return JSON.parse(answer.body) as Accepted;
+      // The schedule was faster: people wait for what it has started.
+      if (answer.status === 409 && (JSON.parse(answer.body) as ApiError).error === "Busy" && this.#plan.hasSnapshots) {
+        await this.#sleep(2 * minute);
+        continue;
+      }
       if (answer.status < 500 && answer.status !== 429) {
         const { error, message } = JSON.parse(answer.body) as ApiError;
         throw new PromiseBroken("a good request is accepted", `${method} ${path} was answered with ${answer.status} ${error}: ${message}`);
@@ -355,7 +538,7 @@ class Run {
     if (executionStatus() === "RUNNING")
       throw new LawBroken(9, `the execution of ${operation} still runs ${operationLimitMs / minute} minutes after it began`);
     this.laws.checked[9]++;
-    if (!isOver() && kind === "create") {
+    if (!isOver() && kind !== "delete") {
       throw new LawBroken(
         12,
         `the execution of ${operation} on ${cluster} ended as ${executionStatus() ?? "never started"}, and nobody wrote how the operation ended`,
@@ -424,7 +607,7 @@ class Run {
     const resources = seen.world.resources();
     if (resources.length > 0)
       throw new PromiseBroken("a delete leaves nothing", `${listOf(resources.map(({ kind, id }) => `${kind} ${id}`))} is still there`);
-    const keys = [...seen.keys].filter((key) => !/^clusters\/[^/]+\/operations\/[^/]+\.json$/.test(key) && !key.startsWith("callbacks/"));
+    const keys = [...seen.keys].filter((key) => !this.#mayStay(key));
     if (keys.length > 0) throw new PromiseBroken("a delete leaves nothing", `${listOf(keys)} is still in the state bucket`);
     for (const { name } of this.#plan.clusters) {
       const history = [...seen.operations.values()].filter(({ cluster }) => cluster === name);
@@ -434,6 +617,13 @@ class Run {
       const silent = history.filter(({ execution, status, card }) => status !== "succeeded" && card === undefined && this.#endedBadly(execution));
       if (silent.length > 0) throw new LawBroken(12, `${listOf(silent.map(({ id }) => id))} failed and has no card`);
     }
+  }
+
+  /** History stays, what expires in days does, and what a snapshot needs to be restored does as long as there is one. */
+  #mayStay(key: string): boolean {
+    if (/^clusters\/[^/]+\/operations\/[^/]+\.json$/.test(key) || /^(callbacks|snapshots-in-use)\//.test(key)) return true;
+    const [, uid] = /^secrets\/([^/]+)\/(?:server|agent)-token\//.exec(key) ?? /^launches-kept\/([^/]+)\.json$/.exec(key) ?? [];
+    return uid !== undefined && this.#snapshots.isProven(uid);
   }
 
   #endedBadly(execution: string): boolean {

@@ -4,8 +4,15 @@ import { SeededRandom } from "../kernel/random.js";
 import { noFaults } from "../world.js";
 
 /** Operations during which faults strike. What comes after them runs healed. */
-export const scenarios = ["create", "delete"] as const;
+export const scenarios = ["create", "backup", "restore", "drill", "delete"] as const;
 export type Scenario = (typeof scenarios)[number];
+/** Unless others are asked for. A life with snapshots takes three times as long, and they are tried only where one of theirs is asked for. */
+export const usualScenarios = ["create", "delete"] as const satisfies readonly Scenario[];
+export const hasSnapshots = (chosen: readonly Scenario[]) => chosen.some((scenario) => ["backup", "restore", "drill"].includes(scenario));
+
+/** What is lost before a cluster is restored. */
+export const damages = ["nothing", "a member", "the majority", "all servers", "all machines"] as const;
+export type Damage = (typeof damages)[number];
 
 /** `all`: every kind at once, as often as they may come together. `none`: nothing goes wrong. Otherwise rates by name, the others zero. */
 export type FaultChoice = "all" | "none" | Partial<Faults>;
@@ -32,11 +39,28 @@ export interface ClusterPlan {
     /** The same while it is deleted, seconds after the delete was accepted. */
     readonly abortDeleteAfter?: number;
   };
+  readonly disaster: {
+    readonly damage: Damage;
+    /** Where a server survives, its data are gone on with instead of a snapshot. */
+    readonly takesSurvivor: boolean;
+    /** Backups before it. */
+    readonly backups: number;
+    /** Keys that are written after the last of them: they are what a restore loses. */
+    readonly written: number;
+    readonly abortBackupAfter?: number;
+    readonly abortRestoreAfter?: number;
+    readonly loseWhileRestoringAfter?: number;
+    readonly abortDrillAfter?: number;
+  };
 }
 
 export interface RunPlan {
   readonly clusters: readonly ClusterPlan[];
+  readonly hasSnapshots: boolean;
   readonly createFaults: Faults;
+  readonly backupFaults: Faults;
+  readonly restoreFaults: Faults;
+  readonly drillFaults: Faults;
   readonly deleteFaults: Faults;
   /** Whether every line of the trace is looked through for secrets: costs as much as a third of the run. */
   readonly looksThroughTrace: boolean;
@@ -84,7 +108,11 @@ export function planRun(seed: number, chosen: readonly Scenario[], faults: Fault
   const spared = random.fork("delete").chance(0.4);
   return {
     clusters,
+    hasSnapshots: hasSnapshots(chosen),
     createFaults: chosen.includes("create") ? onCreate : noFaults,
+    backupFaults: chosen.includes("backup") ? drawFaults(random.fork("backup faults"), faults) : noFaults,
+    restoreFaults: chosen.includes("restore") ? drawFaults(random.fork("restore faults"), faults) : noFaults,
+    drillFaults: chosen.includes("drill") ? drawFaults(random.fork("drill faults"), faults) : noFaults,
     deleteFaults: chosen.includes("delete") && !(spared && chosen.length > 1) ? onDelete : noFaults,
     looksThroughTrace: random.fork("trace").chance(0.1),
   };
@@ -101,7 +129,26 @@ function planCluster(name: string, random: Random, interfere: boolean): ClusterP
   const architecture = shape.chance(0.15) ? "arm64" : "amd64";
   const system = shape.chance(0.5) ? "ubuntu" : "amazon-linux";
   const subnets = servers === 1 && shape.chance(0.3) ? 1 : 3;
-  return { name, servers, pools, architecture, system, subnets, meanwhile: interfere ? drawMeanwhile(random.fork("meanwhile")) : {} };
+  const meanwhile = interfere ? drawMeanwhile(random.fork("meanwhile")) : {};
+  return { name, servers, pools, architecture, system, subnets, meanwhile, disaster: drawDisaster(random.fork("disaster"), interfere) };
+}
+
+function drawDisaster(random: Random, interfere: boolean): ClusterPlan["disaster"] {
+  const maybe = (name: string, probability: number, latestSeconds: number) => {
+    const own = random.fork(name);
+    return interfere && own.chance(probability) ? { [name]: 1 + own.next() * (latestSeconds - 1) } : {};
+  };
+  const shape = random.fork("shape");
+  return {
+    damage: shape.pick(damages),
+    takesSurvivor: shape.chance(0.4),
+    backups: 1 + shape.integer(2),
+    written: 1 + shape.integer(500),
+    ...maybe("abortBackupAfter", 0.15, 20),
+    ...maybe("abortRestoreAfter", 0.3, 300),
+    ...maybe("loseWhileRestoringAfter", 0.15, 250),
+    ...maybe("abortDrillAfter", 0.2, 180),
+  };
 }
 
 function drawMeanwhile(random: Random): ClusterPlan["meanwhile"] {

@@ -56,7 +56,7 @@ describe("npm run simulate", () => {
     [["--jobs", "0"], '--jobs must be a whole number of at least 1, not "0"'],
     [["--seed", "1", "--seeds", "5"], "--seed names one run, --seeds and --from many: give one of them"],
     [["--trace", "calls.jsonl"], "--trace follows one run: give its --seed"],
-    [["--scenario", "upgrade"], '--scenario knows create, delete, not "upgrade"'],
+    [["--scenario", "upgrade"], '--scenario knows create, backup, restore, drill, delete, not "upgrade"'],
     [["--faults", "thunder=0.5"], `--faults knows all, none and ${faultNames.join(", ")}, not "thunder"`],
     [["--faults", "throttle=2"], '--faults throttle must be a rate from 0 to 1, not "2"'],
   ])("has one clear message for %j", (options, message) => {
