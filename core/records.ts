@@ -45,6 +45,8 @@ export interface RestoreRecord {
   readonly operation: string;
   readonly begunAt: string;
   readonly source: RestoreSource;
+  /** Operations, each with its pass, that went on with it. */
+  readonly wentOn?: readonly string[];
 }
 
 /** What a restore makes the cluster of: a proven snapshot, or what a living server has on its disk after the majority was lost. */

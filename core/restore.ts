@@ -189,6 +189,8 @@ export type RestoreAnswer =
       readonly way: RestoreWay;
       /** Servers that take no traffic any more. */
       readonly leave: readonly string[];
+      /** Servers that are of the restored cluster already, and live. */
+      readonly members: ClusterRecord["members"];
       /** Servers whose old cluster has to end before the new one begins. */
       readonly stop: readonly ObservedInstance[];
       /** Machines that cannot be stopped that way, or cannot be used: gone for good before the restore. */
@@ -220,7 +222,8 @@ export function decideRestore(input: {
   const { record, source, observed, online, now } = input;
   const servers = observed.filter((instance) => instance.role === "server");
   const running = servers.filter((server) => isAlive(server.state));
-  const begun = goesOnWith(record, source, servers);
+  const attempt = `${input.operation} p${input.pass}`;
+  const begun = goesOnWith(record, source, servers, attempt);
   const restore = begun ?? {
     id: input.pass === 1 ? input.operation : `${input.operation}-p${input.pass}`,
     operation: input.operation,
@@ -228,7 +231,8 @@ export function decideRestore(input: {
     source,
   };
   const first = record.bootstrap?.restore === restore.id ? record.bootstrap : undefined;
-  const isRestored = new Set([...(first === undefined ? [] : [first.instanceId]), ...(first?.done === undefined ? [] : ids(record.members))]);
+  const members = first?.done === undefined ? [] : livingMembers(record, servers);
+  const isRestored = new Set([...(first === undefined ? [] : [first.instanceId]), ...ids(members)]);
   // Whatever was launched since the restore began holds nothing of the time before it.
   const old = running.filter((server) => Date.parse(server.launchedAt) <= Date.parse(restore.begunAt) && !isRestored.has(server.instanceId));
   const reachable = old.filter((server) => online.has(server.instanceId) && server.state === "running");
@@ -262,22 +266,35 @@ export function decideRestore(input: {
     restore,
     goesOn: begun !== undefined,
     way: isNew ? "as a new cluster" : reachable.length > 0 || isRestored.size > 0 ? "in place" : "onto new nodes",
-    leave: ids(servers.filter((server) => !(first?.done !== undefined && isRestored.has(server.instanceId)))),
+    // Members that EC2 has forgotten may still be targets.
+    leave: [...new Set([...ids(servers), ...ids(record.members)])].filter((id) => !members.some((member) => member.instanceId === id)),
+    members,
     stop: [...reachable].sort((a, b) => a.slot - b.slot),
     terminate: ids([...silent, ...halted, ...lateAgents]),
   };
 }
 
+/** An attempt that goes on and fails is made twice; after that it is what it goes on with that cannot be finished. */
+const mostWentOn = 2;
+
 /**
- * The unfinished restore of the same source, unless the server it was begun on is gone: what that one held is lost, and another begins anew, so that the
- * servers which had joined it give up their data as well.
+ * The unfinished restore of the same source, unless it cannot be finished as it is: the server it was begun on is gone, or etcd has lost its majority again, or
+ * going on has failed twice (a server may have died after it had joined and before anybody knew). Then it begins anew, and every server gives up its data.
  */
-function goesOnWith(record: ClusterRecord, source: RestoreSource, servers: readonly ObservedInstance[]): RestoreRecord | undefined {
+function goesOnWith(record: ClusterRecord, source: RestoreSource, servers: readonly ObservedInstance[], attempt: string): RestoreRecord | undefined {
   const { restore, bootstrap } = record;
   if (restore === undefined || JSON.stringify(sameSource(restore.source)) !== JSON.stringify(sameSource(source))) return undefined;
   if (bootstrap?.restore !== restore.id) return restore;
   const first = servers.find((server) => server.instanceId === bootstrap.instanceId);
-  return first !== undefined && isAlive(first.state) ? restore : undefined;
+  if (first === undefined || !isAlive(first.state)) return undefined;
+  const majority = Math.floor(record.members.length / 2) + 1;
+  if (bootstrap.done !== undefined && livingMembers(record, servers).length < majority) return undefined;
+  const earlier = (restore.wentOn ?? []).filter((each) => each !== attempt);
+  return earlier.length < mostWentOn ? { ...restore, wentOn: [...earlier, attempt] } : undefined;
+}
+
+function livingMembers({ members }: ClusterRecord, servers: readonly ObservedInstance[]): ClusterRecord["members"] {
+  return members.filter((member) => servers.some((server) => server.instanceId === member.instanceId && isAlive(server.state)));
 }
 
 function sameSource(source: RestoreSource): unknown {

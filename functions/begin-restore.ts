@@ -9,7 +9,7 @@ import { NotYet, Unsafe } from "../core/failures.js";
 import type { NodeGroup } from "../core/groups.js";
 import { serverPool, stateKeys } from "../core/layout.js";
 import type { ClusterRecord, OperationRequest, RestoreRecord, RestoreSource } from "../core/records.js";
-import { decideRestore } from "../core/restore.js";
+import { decideRestore, type RestoreAnswer } from "../core/restore.js";
 import { type Commands, commands } from "./aws/commands.js";
 import { type Instances, instances } from "./aws/instances.js";
 import { type LoadBalancers, loadBalancers } from "./aws/load-balancer.js";
@@ -52,7 +52,7 @@ export const beginRestore: Task<z.output<typeof input>, Clients, Begun> = async 
   if (decision.kind === "stop") throw new Unsafe(decision.reason, decision.next);
 
   const secrets = await secretsFor(source, record, clients);
-  await updateRecord(state, step.cluster, (current) => ({ ...current, phase: "restoring", restore: decision.restore, secrets }));
+  await updateRecord(state, step.cluster, (current) => withRestore(current, decision, secrets));
   if (!(await leaveEndpoint(record, new Set(decision.leave), clients.balancers))) {
     throw new NotYet(`Servers of ${step.cluster} are still leaving the endpoint`, "Asking again shortly");
   }
@@ -71,6 +71,16 @@ export const beginRestore: Task<z.output<typeof input>, Clients, Begun> = async 
   await milestone(state, step, "restore begun", detail, moment.now);
   return { stop: old.instanceIds.length, terminate: decision.terminate.length };
 };
+
+/** Members of the time before stay until another decision is in the record: they say who could be a survivor. */
+function withRestore(
+  record: ClusterRecord,
+  { restore, members }: Extract<RestoreAnswer, { kind: "go" }>,
+  secrets: ClusterRecord["secrets"],
+): ClusterRecord {
+  const isDone = record.bootstrap?.restore === restore.id && record.bootstrap.done !== undefined;
+  return { ...record, phase: "restoring", restore, secrets, ...(isDone ? { members } : {}) };
+}
 
 function describe({ source }: RestoreRecord): string {
   return source.kind === "survivor" ? "a survivor's data" : `snapshot ${source.snapshot}, revision ${source.revision}`;

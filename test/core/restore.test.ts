@@ -216,6 +216,9 @@ describe("going on with a restore that was begun", () => {
 
   it("keeps its id, so that nodes do nothing destructive twice", () => {
     expect(on({})).toMatchObject({ kind: "go", goesOn: true, restore: begun });
+    expect(on({ bootstrap: decided("i-1", { restore: begun.id }), members: [] })).toMatchObject({
+      restore: { ...begun, wentOn: ["restore-prod-1 p1"] },
+    });
   });
   it("is not what another snapshot, or another version of it, begins", () => {
     for (const other of [{ ...source, snapshot: "20261122T110000Z-0000000b" }, { ...source, versionId: "v-2" }, { kind: "survivor" } as const]) {
@@ -226,7 +229,7 @@ describe("going on with a restore that was begun", () => {
     const chosen = { restore: begun, bootstrap: decided("i-1", { restore: begun.id }), members: [] };
     expect(on(chosen)).toMatchObject({ leave: ["i-1", "i-2", "i-3"], stop: [{ instanceId: "i-2" }, { instanceId: "i-3" }] });
     const joined = { restore: begun, bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }), members: members.slice(0, 2) };
-    expect(on(joined)).toMatchObject({ leave: ["i-3"], stop: [{ instanceId: "i-3" }] });
+    expect(on(joined)).toMatchObject({ leave: ["i-3"], stop: [{ instanceId: "i-3" }], members: members.slice(0, 2) });
   });
   it("does not stop or terminate what was launched for it", () => {
     const observed = [server(1), server(2, { launchedAt: at(-100), state: "pending" })];
@@ -237,6 +240,22 @@ describe("going on with a restore that was begun", () => {
     const observed = [server(1, { state: "terminated" }), server(2), server(3)];
     const answer = on({ bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }), members }, { observed });
     expect(answer).toMatchObject({ goesOn: false, restore: { id: "restore-prod-1" }, stop: [{ instanceId: "i-2" }, { instanceId: "i-3" }] });
+  });
+
+  it("takes a server that has joined it and is gone out of the endpoint and the record, while a majority lives", () => {
+    const observed = [server(1), server(2, { launchedAt: at(-100) })];
+    const facts = { restore: begun, bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }), members };
+    expect(on(facts, { observed, online: new Set(["i-1", "i-2"]) })).toMatchObject({ goesOn: true, leave: ["i-3"], members: members.slice(0, 2) });
+  });
+  it("begins anew when etcd has lost its majority again", () => {
+    const observed = [server(1), server(2, { state: "terminated" })];
+    const facts = { restore: begun, bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }), members: members.slice(0, 2) };
+    expect(on(facts, { observed })).toMatchObject({ goesOn: false, stop: [{ instanceId: "i-1" }], leave: ["i-1", "i-2"], members: [] });
+  });
+  it("begins anew when going on has failed twice, and not while the same attempt asks again", () => {
+    const facts = (wentOn: readonly string[]) => ({ restore: { ...begun, wentOn }, bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }) });
+    expect(on(facts(["a p1", "restore-prod-1 p1"]))).toMatchObject({ goesOn: true });
+    expect(on(facts(["a p1", "b p1"]))).toMatchObject({ goesOn: false, restore: { id: "restore-prod-1" } });
   });
 
   it("never leaves a server of the time before running, nor touches one of the time after (any facts)", () => {
