@@ -1,9 +1,11 @@
 /**
- * Figures, as ratios and counts: how close a create comes to what AWS and RKE2 allow, and what it uses.
+ * Figures, as ratios and counts: how close a create comes to what AWS and RKE2 allow, and what it uses; what a night's backup takes of a cluster and of a fleet,
+ * and how close a restore comes to what its own draws allow.
  *
  *     npm run bench                         three sizes over many seeds, as text
  *     npm run bench -- --json               the same as one JSON document
  *     npm run bench -- --only 3+10 --seeds 5
+ *     npm run bench -- --only night
  *
  * Every second of a cluster is virtual and drawn from the latency model, so a busy machine changes no figure but the two that say so. It is no test:
  * a goal that is missed is printed as `over`, and the exit code is 0 unless a run failed.
@@ -15,7 +17,11 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { ensureAssembly, synthesize } from "../cdk/app.js";
+import { hoursPerMonth } from "../core/costs.js";
+import { sweepSeconds } from "../core/due.js";
 import { type CreateFigures, type CreateJob, createRun } from "./create-run.js";
+import { type FleetFigures, fleetNight } from "./fleet-waves.js";
+import { type NightFigures, type NightJob, nightRun } from "./night-run.js";
 
 /** Sizes and their goals, as the project has set them. `bound` is of both ways to compute it. */
 export const sizes = [
@@ -25,6 +31,12 @@ export const sizes = [
   { name: "3+1000", servers: 3, agents: 1000, transitions: 200, historyPercent: 10, seedShare: 0.25 },
 ] as const;
 type Size = (typeof sizes)[number];
+/** Name of the part that is no size. */
+const night = "night";
+const nightGoals = { transitions: 10, dollars: 0.0003, restoreRatio: 1.15 } as const;
+/** Two worlds each, one for each way to restore. */
+const nightSeedShare = 0.25;
+const fleetSizes = [100, 1000, 10_000] as const;
 const goals = { ratio: 1.1, ratioInTheEnd: 1.02, callsPerNode: 3, callsPerNodeAt: "3+1000" } as const;
 /** Events a Standard workflow may have (Step Functions quotas). */
 const historyLimit = 25_000;
@@ -66,10 +78,31 @@ export interface SizeReport {
   readonly createsPerSecondPerCore: number;
 }
 
+/** A night of one cluster over several worlds, and of fleets by model. */
+export interface NightReport {
+  readonly seeds: readonly number[];
+  readonly backupSeconds: Spread;
+  readonly transitions: Judged<Spread>;
+  readonly dollars: Judged<Spread>;
+  readonly dollarsByService: Readonly<Record<string, number>>;
+  /** One look at a fleet of one cluster with nothing due, and a month of them. */
+  readonly sweepMilliseconds: number;
+  readonly sweepDollarsPerMonth: number;
+  readonly admissionMilliseconds: number;
+  readonly restores: readonly {
+    readonly way: NightJob["way"];
+    readonly seconds: Spread;
+    readonly overOwn: Judged<Spread>;
+    readonly transitions: Spread;
+  }[];
+  readonly fleets: readonly FleetFigures[];
+}
+
 export interface BenchReport {
   readonly schema: 1;
   readonly goals: typeof goals;
   readonly sizes: readonly SizeReport[];
+  readonly night?: NightReport;
   readonly bundles: { readonly largest: { readonly name: string; readonly bytes: number }; readonly totalBytes: number; readonly count: number };
   /** Wall time of one synthesis with all its checks, in this process. */
   readonly synthSeconds: number;
@@ -78,7 +111,7 @@ export interface BenchReport {
 
 export interface BenchOptions {
   readonly seeds?: number;
-  readonly only?: readonly Size["name"][];
+  readonly only?: readonly (Size["name"] | typeof night)[];
   /** Processes that run creates; 0 runs them in this one. */
   readonly workers?: number;
   readonly outdir?: string;
@@ -108,6 +141,14 @@ export async function bench(options: BenchOptions = {}): Promise<BenchReport> {
   jobs.sort((a, b) => b.agents - a.agents || a.seed - b.seed);
   progress(`Running ${jobs.length} creates`);
   const done = workers === 0 ? await inThisProcess(jobs) : await inProcesses(jobs, workers, progress);
+  const nights: NightFigures[] = [];
+  const nightSeeds = only === undefined || only.includes(night) ? Math.max(1, Math.ceil(seeds * nightSeedShare)) : 0;
+  for (let seed = 1; seed <= nightSeeds; seed++) {
+    for (const way of ["in place", "onto new nodes"] as const) {
+      nights.push(await nightRun({ assembly: assembly.directory, seed, way }));
+      progress(`${nights.length} of ${2 * nightSeeds} nights: restored ${way}, seed ${seed}`);
+    }
+  }
   const { functions } = JSON.parse(readFileSync(assembly.sizes, "utf8")) as { functions: { name: string; bytes: number }[] };
   const largest = functions.reduce((most, each) => (each.bytes > most.bytes ? each : most));
   return {
@@ -119,6 +160,7 @@ export async function bench(options: BenchOptions = {}): Promise<BenchReport> {
         done.filter(({ agents }) => agents === size.agents),
       ),
     ),
+    ...(nights.length === 0 ? {} : { night: summarizeNights(nights) }),
     bundles: { largest, totalBytes: functions.reduce((sum, { bytes }) => sum + bytes, 0), count: functions.length },
     synthSeconds,
     realSeconds: (performance.now() - started) / 1000,
@@ -280,6 +322,39 @@ export function summarize({ name, servers, agents, transitions, historyPercent }
   };
 }
 
+/** What so many nights came to. The fleets are modelled on their medians. */
+export function summarizeNights(runs: readonly NightFigures[]): NightReport {
+  const over = (figure: (run: NightFigures) => number, of = runs) => spreadOf(of.map(figure));
+  const judged = (value: Spread, goal: number, found: number): Judged<Spread> => ({ value, goal, ok: found <= goal });
+  const transitions = over(({ backup }) => backup.transitions);
+  const dollars = over(({ backup }) => backup.dollars);
+  const backupSeconds = over(({ backup }) => backup.seconds);
+  const admissionMilliseconds = over(({ backup }) => backup.admissionMilliseconds).p50;
+  const services = Object.keys(runs[0]?.backup.dollarsByService ?? {});
+  const ways = [...new Set(runs.map(({ way }) => way))];
+  return {
+    seeds: [...new Set(runs.map(({ seed }) => seed))],
+    backupSeconds,
+    transitions: judged(transitions, nightGoals.transitions, transitions.most),
+    dollars: judged(dollars, nightGoals.dollars, dollars.most),
+    dollarsByService: Object.fromEntries(services.map((service) => [service, over(({ backup }) => backup.dollarsByService[service] ?? 0).p50])),
+    sweepMilliseconds: over(({ sweep }) => sweep.milliseconds).p50,
+    sweepDollarsPerMonth: (over(({ sweep }) => sweep.dollars).p50 * hoursPerMonth * 3600) / sweepSeconds,
+    admissionMilliseconds,
+    restores: ways.map((way) => {
+      const of = runs.filter((run) => run.way === way);
+      const ratio = over(({ restore }) => restore.seconds / restore.boundSeconds, of);
+      return {
+        way,
+        seconds: over(({ restore }) => restore.seconds, of),
+        overOwn: judged(ratio, nightGoals.restoreRatio, ratio.p50),
+        transitions: over(({ restore }) => restore.transitions, of),
+      };
+    }),
+    fleets: fleetSizes.map((clusters) => fleetNight(clusters, { backupSeconds: backupSeconds.p50, admissionSeconds: admissionMilliseconds / 1000 })),
+  };
+}
+
 // --------------------------------------------------------------------------------------------------------------------------- text
 
 /** @returns lines of at most 100 columns, each ended */
@@ -300,7 +375,7 @@ export function benchText(report: BenchReport): string {
   const services = [...new Set(report.sizes.flatMap(({ dollarsByService }) => Object.keys(dollarsByService)))];
   const kib = (bytes: number) => `${(bytes / 1024).toFixed(0)} KiB`;
   const { bundles } = report;
-  const lines = [
+  const creates = [
     line("Create of servers+agents", columns),
     row("seeds", ({ seeds }) => String(seeds.length)),
     "",
@@ -353,6 +428,10 @@ export function benchText(report: BenchReport): string {
     "",
     row("simulated creates a second and core", ({ createsPerSecondPerCore }) => createsPerSecondPerCore.toPrecision(2)),
     "",
+  ];
+  const lines = [
+    ...(report.sizes.length === 0 ? [] : creates),
+    ...(report.night === undefined ? [] : [...nightLines(report.night), ""]),
     `  bundles: ${bundles.count} functions, ${kib(bundles.totalBytes)} in all; the largest is ${bundles.largest.name}, ${kib(bundles.largest.bytes)}`,
     `  synthesis with all checks: ${report.synthSeconds.toFixed(1)} s; this bench: ${report.realSeconds.toFixed(0)} s`,
     "",
@@ -367,16 +446,44 @@ export function benchText(report: BenchReport): string {
   return `${lines.join("\n")}\n`;
 }
 
+function nightLines(night: NightReport): string[] {
+  const line = (label: string, text: string, judged?: Judged<Spread>): string => {
+    const verdict = judged?.ok === undefined ? "" : `  goal, at most ${judged.goal}: ${judged.ok ? "ok" : "over"}`;
+    return `  ${label.padEnd(44)}${text.padStart(10)}${verdict}`.trimEnd();
+  };
+  return [
+    `  A night of a cluster of 3+10, ${night.seeds.length} seed(s) for each way to restore`,
+    line("backup, seconds, p50", night.backupSeconds.p50.toFixed(1)),
+    line("state transitions of a backup, most", String(night.transitions.value.most), night.transitions),
+    line("cost of a backup, $, most", night.dollars.value.most.toFixed(6), night.dollars),
+    ...Object.entries(night.dollarsByService).map(([service, dollars]) => line(`  ${service}`, dollars.toFixed(6))),
+    line("a sweep with nothing due, milliseconds", night.sweepMilliseconds.toFixed(0)),
+    line("  a month of sweeps, $", night.sweepDollarsPerMonth.toFixed(2)),
+    ...night.restores.flatMap(({ way, seconds, overOwn, transitions }) => [
+      line(`restored ${way}, seconds, p50`, seconds.p50.toFixed(1)),
+      line("  over the run's own bound, p50", overOwn.value.p50.toFixed(3), overOwn),
+      line("  state transitions, p50", String(transitions.p50)),
+    ]),
+    "",
+    "  Nightly backups of a fleet, all at the same minute, by the decisions of core/due.ts and a model",
+    "  of what they ask: 20 SendCommand calls a second, starts one after another in a sweep",
+    ...night.fleets.map(({ clusters, seconds, boundSeconds, mostCommandsPerSecond, sweeps }) => {
+      const within = `in ${sweeps} sweep(s), at most ${mostCommandsPerSecond} commands a second`;
+      return `  ${String(clusters).padStart(6)} clusters: ${seconds.toFixed(0)} s ${within}; ${boundSeconds.toFixed(0)} s with none but these`;
+    }),
+  ];
+}
+
 // ------------------------------------------------------------------------------------------------------------------- command line
 
-const help = `Measures creates in the local cloud against the least that AWS and RKE2 allow.
+const help = `Measures creates, backups and restores in the local cloud against the least that AWS and RKE2 allow.
 
   npm run bench
   npm run bench -- --only 3+10 --seeds 5
   npm run bench -- --json
 
   --seeds N      creates of each size (default ${defaultSeeds}); 3+1000 runs a quarter of them
-  --only SIZE    one of ${sizes.map(({ name }) => name).join(", ")}; may be given more than once
+  --only PART    one of ${[...sizes.map(({ name }) => name), night].join(", ")}; may be given more than once
   --json         one JSON document on stdout
   --help         this text
 
@@ -398,8 +505,9 @@ async function main(): Promise<void> {
   }
   if (!/^[1-9]\d{0,3}$/.test(values.seeds)) throw new WrongUse(`--seeds takes a whole number from 1 to 9999, not ${values.seeds}`);
   const only = values.only?.map((name) => {
+    if (name === night) return night;
     const size = sizes.find((each) => each.name === name);
-    if (size === undefined) throw new WrongUse(`--only takes ${sizes.map((each) => each.name).join(", ")}, not ${name}`);
+    if (size === undefined) throw new WrongUse(`--only takes ${[...sizes.map((each) => each.name), night].join(", ")}, not ${name}`);
     return size.name;
   });
   const report = await bench({

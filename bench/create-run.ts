@@ -104,7 +104,7 @@ export async function createRun({ assembly, servers, agents, seed }: CreateJob):
 }
 
 /** Amazon Linux, as in the model's medians. The network leaves room for a thousand nodes of /24 each. */
-function clusterFile(servers: number, agents: number): object {
+export function clusterFile(servers: number, agents: number): object {
   return {
     apiVersion: "drover.dev/v1",
     kind: "Cluster",
@@ -123,7 +123,7 @@ function clusterFile(servers: number, agents: number): object {
   };
 }
 
-function readOperation(world: World, id: string): OperationRecord | undefined {
+export function readOperation(world: World, id: string): OperationRecord | undefined {
   const bucket = world.template.functions.map(({ environment }) => environment.STATE_BUCKET).find((name) => name !== undefined) ?? "";
   const bytes = world.service<S3>("s3").read(bucket, stateKeys.operation("bench", id));
   return bytes === undefined ? undefined : (JSON.parse(bytes.toString("utf8")) as OperationRecord);

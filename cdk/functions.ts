@@ -30,7 +30,7 @@ export const functions = {
   "admit-event": { kind: "event", summary: "Admits requests from the event bus" },
   "complete-node-command": { kind: "event", summary: "Completes the step that waits for a node command" },
   "observe-execution": { kind: "event", summary: "Closes operations whose execution ended without doing so" },
-  // A wave of a thousand starts, one after another; a sweep that overlaps the next asks for the same under the same names.
+  // A wave of 1,500 starts, one after another; a sweep that overlaps the next asks for the same under the same names.
   "sweep-fleet": { kind: "event", timeoutSeconds: 600, summary: "Looks at every cluster: closes what ended, measures, starts what is due" },
   "open-operation": { kind: "step", summary: "Takes the cluster's lease" },
   "plan-cluster": { kind: "step", summary: "Resolves version and image, plans the nodes" },

@@ -15,9 +15,9 @@ export const sweepSeconds = 300;
 
 /**
  * What an account bears. How often SendCommand may be called is not published; half of 20 a second leaves the other half to operations that people wait for.
- * A backup sends three commands. Every drill is a machine.
+ * A backup sends two commands: save, and send. Every drill is a machine.
  */
-export const fleetLimits = { commandsPerSecond: 20, share: 0.5, commandsPerBackup: 3, drillsAtOnce: 50 } as const;
+export const fleetLimits = { commandsPerSecond: 20, share: 0.5, commandsPerBackup: 2, drillsAtOnce: 50 } as const;
 
 /** Backups that may start a second, all over the fleet, and between two looks. */
 export const backupsPerSecond = (fleetLimits.commandsPerSecond * fleetLimits.share) / fleetLimits.commandsPerBackup;

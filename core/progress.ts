@@ -61,8 +61,8 @@ const handlerSeconds = model.steps.lambdaCold.p50 + model.steps.stateTransition.
 const terminateSeconds = 60;
 const releaseInterfacesSeconds = 120;
 const commandSeconds = model.steps.sendCommandToStart.p50 + model.steps.commandEndToEvent.p50;
-/** Three commands: who leads, save, send. What the data add is seconds for a gigabyte. */
-const snapshotSeconds = 3 * (commandSeconds + handlerSeconds) + model.steps.snapshotFixed.p50 + 2;
+/** Two commands: save, and send. What the data add is seconds for a gigabyte. */
+const snapshotSeconds = 2 * (commandSeconds + handlerSeconds) + model.steps.snapshotFixed.p50 + 2;
 /** RKE2 runs once to put etcd's data in place, and once more to start (rke2-docs, "Backup and Restore"). */
 const resetSeconds = 30;
 

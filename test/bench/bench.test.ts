@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { bench, benchText, percentile, sizes, spreadOf, summarize } from "../../bench/bench.js";
+import { bench, benchText, percentile, sizes, spreadOf, summarize, summarizeNights } from "../../bench/bench.js";
 import { type CreateFigures, createRun } from "../../bench/create-run.js";
+import { fleetNight } from "../../bench/fleet-waves.js";
+import { nightRun } from "../../bench/night-run.js";
 import { type AgentDraws, type Draws, ownBound } from "../../bench/own-bound.js";
 import { lowerBound } from "../../core/latency-bound.js";
 import model from "../../core/latency-model.json" with { type: "json" };
@@ -222,5 +224,50 @@ describe("budgets", () => {
     for (const seed of [1, 2, 3, 4, 5]) runs.push(await createRun({ assembly: "cdk.out", servers: 3, agents, seed }));
     expect(Math.max(...runs.map((run) => run.transitions))).toBeLessThanOrEqual(transitions);
     expect(Math.max(...runs.map(({ largestHistory }) => (100 * largestHistory) / 25_000))).toBeLessThanOrEqual(historyPercent);
+  });
+});
+
+describe("a night", () => {
+  it("of one cluster costs at most ten transitions and three hundredths of a cent, and its restores end after nothing but what they drew", async () => {
+    const runs = [
+      await nightRun({ assembly: "cdk.out", seed: 1, way: "in place" }),
+      await nightRun({ assembly: "cdk.out", seed: 2, way: "onto new nodes" }),
+    ];
+    const night = summarizeNights(runs);
+    expect(night.transitions).toMatchObject({ goal: 10, ok: true });
+    expect(night.transitions.value.least).toBeGreaterThan(4);
+    expect(night.dollars).toMatchObject({ goal: 0.0003, ok: true });
+    expect(night.dollars.value.least).toBeGreaterThan(0.0001);
+    // Cents a month, as docs/operations.md says.
+    expect(night.sweepDollarsPerMonth).toBeLessThan(0.15);
+    for (const { seconds, boundSeconds } of runs.map(({ restore }) => restore)) {
+      expect(boundSeconds).toBeGreaterThan(60);
+      expect(seconds).toBeGreaterThanOrEqual(boundSeconds);
+      expect(seconds).toBeLessThan(1.5 * boundSeconds);
+    }
+    const text = benchText({
+      schema: 1,
+      goals: {} as never,
+      sizes: [],
+      night,
+      bundles: { largest: { name: "x", bytes: 1 }, totalBytes: 1, count: 1 },
+      synthSeconds: 1,
+      realSeconds: 1,
+    });
+    expect(text).toContain("cost of a backup");
+    expect(text.split("\n").filter((line) => line.length > 110)).toEqual([]);
+  });
+  it.each([
+    [100, 1],
+    [1000, 1],
+    [10_000, 7],
+  ])("of a fleet of %i keeps within the account's commands, and is over within a few sweeps", (clusters, sweeps) => {
+    const figures = fleetNight(clusters, { backupSeconds: 10, admissionSeconds: 0.2 });
+    expect(figures.sweeps).toBeGreaterThanOrEqual(sweeps);
+    expect(figures.sweeps).toBeLessThanOrEqual(sweeps + 2);
+    expect(figures.mostCommandsPerSecond).toBeLessThanOrEqual(20);
+    expect(figures.longestWaitSeconds).toBeLessThan(5);
+    expect(figures.seconds).toBeGreaterThan(figures.boundSeconds);
+    expect(figures.seconds).toBeLessThan((sweeps + 2) * 300);
   });
 });

@@ -112,8 +112,8 @@ describe("a fleet's starts", () => {
     const minutes = turns(4 * backupsPerSweep);
     for (const minute of [0, 5, 10, 15]) {
       const within = minutes.filter((each) => each === minute).length;
-      expect(within).toBeGreaterThan(900);
-      expect(within).toBeLessThan(1100);
+      expect(within).toBeGreaterThan(1380);
+      expect(within).toBeLessThan(1620);
     }
     expect(minutes.every((minute) => [0, 5, 10, 15].includes(minute))).toBe(true);
   });
@@ -168,8 +168,8 @@ describe("a wave", () => {
     .array(made, { maxLength: 3000 })
     .map((each) => each.map((one, index): Due => ({ ...one, cluster: `c${index}`, uid: `u${index}`, dueAtMs: 0 })));
 
-  it("is a thousand backups at most, which half of an account's commands bear", () => {
-    expect(backupsPerSweep).toBe(1000);
+  it("is 1,500 backups at most, which half of an account's commands bear", () => {
+    expect(backupsPerSweep).toBe(1500);
     expect(backupsPerSweep * fleetLimits.commandsPerBackup).toBeLessThanOrEqual(fleetLimits.commandsPerSecond * fleetLimits.share * sweepSeconds);
   });
   it("takes those that waited longest, within the limits, whatever the order they come in", () => {

@@ -153,7 +153,7 @@ describe("a sweep", () => {
     expect(numbers).toEqual(["1", "2", "3"]);
     expect(started[0]).toBe(operationId("backup", "a", read<OperationRecord>(stateKeys.operation("a", started[0] as string)).requestId));
   });
-  it("starts a thousand backups at most, and the rest at the next look", async () => {
+  it("starts as many backups as a wave has at most, and the rest at the next look", async () => {
     const many = Object.fromEntries(Array.from({ length: backupsPerSweep + 50 }, (_, index) => [`c${index}`, {}]));
     const { clients, started } = fleet(many);
     const later = at("2026-01-05T04:00:00Z");
