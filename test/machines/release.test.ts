@@ -426,6 +426,12 @@ describeMachines("the stand-in release", () => {
       second.start("server");
       await comesUp(second);
       expect(byName(first.members())).toEqual(voters("server-1", "server-2"));
+      // With all that the snapshot has, which was never in the log that a new member reads.
+      const hash = (node: StandInNode, revision: string) =>
+        /"hash":(\d+)/.exec(node.etcdctl("endpoint", "hashkv", `--rev=${revision}`, "--write-out=json").stdout)?.[1];
+      const revision = /"revision":(\d+)/.exec(second.etcdctl("endpoint", "status", "--write-out=json").stdout)?.[1] as string;
+      expect(hash(second, revision)).toMatch(/^\d+$/);
+      expect(hash(second, revision)).toBe(hash(first, revision));
     });
 
     it("resets to one member without a snapshot, once: the flag of the last reset stands in the way", async () => {

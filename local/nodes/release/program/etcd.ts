@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto";
 import { createWriteStream, readFileSync } from "node:fs";
 import { type IncomingMessage, request as requestPlain } from "node:http";
+import { connect } from "node:http2";
 import { Agent, request } from "node:https";
 import { finished } from "node:stream/promises";
 import { resolveHost, root } from "./host.js";
@@ -53,11 +54,13 @@ export const hexOf = (id: string) => BigInt(id).toString(16);
 
 export class Etcd {
   readonly #agent: Agent | undefined;
+  readonly #tls: EtcdTls | undefined;
   /** @param url one member's client address */
   constructor(
     readonly url: string,
     tls: EtcdTls | undefined,
   ) {
+    this.#tls = tls;
     this.#agent = tls && new Agent({ keepAlive: true, ca: tls.ca, cert: tls.certificate, key: tls.key, maxSockets: 64 });
   }
 
@@ -162,8 +165,14 @@ export class Etcd {
 
   /** Hash of all keys up to a revision (0: the newest), since the last compaction. */
   async hashAt(revision: string): Promise<{ readonly hash: string; readonly compacted: string }> {
-    const reply = await this.call("/v3/maintenance/hash", { revision });
-    return { hash: textOf(reply["hash"]) || "0", compacted: textOf(reply["compact_revision"]) || "0" };
+    const { hostname, port, protocol } = new URL(this.url);
+    const reply = await callGrpc(
+      `${protocol}//${resolveHost(hostname)}:${port}`,
+      this.#tls,
+      "/etcdserverpb.Maintenance/HashKV",
+      numberField(1, revision),
+    );
+    return { hash: fieldOf(reply, 2).toString(), compacted: BigInt.asIntN(64, fieldOf(reply, 3)).toString() };
   }
 
   async members(): Promise<Member[]> {
@@ -242,6 +251,76 @@ function membersIn(reply: Json): Member[] {
     clients: (member["clientURLs"] ?? []) as string[],
     learner: member["isLearner"] === true,
   }));
+}
+
+/**
+ * One call of etcd's API as gRPC has it. The JSON form has no hash of the keys alone in every version: `/v3/maintenance/hash` is that of the whole
+ * database (etcd API reference, Maintenance), which differs from member to member.
+ */
+async function callGrpc(url: string, tls: EtcdTls | undefined, path: string, message: Buffer): Promise<Buffer> {
+  const session = connect(url, { ...(tls && { ca: tls.ca, cert: tls.certificate, key: tls.key }), checkServerIdentity: () => undefined });
+  try {
+    return await new Promise<Buffer>((resolve, reject) => {
+      session.on("error", reject);
+      session.setTimeout(10_000, () => reject(new Error("context deadline exceeded")));
+      const stream = session.request({ ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers" });
+      const chunks: Buffer[] = [];
+      let status: unknown;
+      let text: unknown;
+      const note = (headers: Readonly<Record<string, unknown>>) => {
+        status = headers["grpc-status"] ?? status;
+        text = headers["grpc-message"] ?? text;
+      };
+      stream.on("response", note);
+      stream.on("trailers", note);
+      stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+      stream.on("error", reject);
+      stream.on("end", () => {
+        const body = Buffer.concat(chunks);
+        if (status === "0" && body.length >= 5) resolve(body.subarray(5, 5 + body.readUInt32BE(1)));
+        else reject(new Error(decodeURIComponent(textOf(text)) || `gRPC status ${textOf(status)}`));
+      });
+      // One message, not compressed, its length before it.
+      const head = Buffer.alloc(5);
+      head.writeUInt32BE(message.length, 1);
+      stream.end(Buffer.concat([head, message]));
+    });
+  } finally {
+    session.destroy();
+  }
+}
+
+/** A field of a protobuf message whose value is a number. */
+function numberField(number: number, value: string): Buffer {
+  const bytes = [number << 3];
+  for (let rest = BigInt.asUintN(64, BigInt(value)); ; rest >>= 7n) {
+    if (rest < 128n) return Buffer.from([...bytes, Number(rest)]);
+    bytes.push(Number(rest & 127n) | 128);
+  }
+}
+
+/** The number in a field of a protobuf message; 0 when it has none. */
+function fieldOf(message: Buffer, wanted: number): bigint {
+  let at = 0;
+  const varint = () => {
+    let value = 0n;
+    for (let shift = 0n; ; shift += 7n) {
+      const byte = message[at++] ?? 0;
+      value |= BigInt(byte & 127) << shift;
+      if (byte < 128) return value;
+    }
+  };
+  while (at < message.length) {
+    const key = Number(varint());
+    if ((key & 7) === 2) {
+      const length = Number(varint());
+      at += length;
+    } else {
+      const value = varint();
+      if (key >> 3 === wanted) return value;
+    }
+  }
+  return 0n;
 }
 
 /** Whether the last 32 bytes of a snapshot are the SHA-256 of the others. */

@@ -4,7 +4,7 @@
  * It ends the process in either case: with status 0 and the success text inside a shutdown request, or with another text.
  */
 import { spawn } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { arch } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { stringify } from "yaml";
@@ -105,6 +105,9 @@ async function rebuildMember(identity: Identity, password: string, restored: boo
       "initial-cluster-state": "new",
       "initial-cluster-token": name,
       "force-new-cluster": !restored,
+      // The log of a restored member knows nothing of what its database came with. A snapshot in it makes a member that joins later take the database
+      // whole, and not the log from its first entry on; etcdutl writes one for the same reason.
+      ...(restored && { "snapshot-count": 1 }),
       logger: "zap",
       "log-outputs": ["stderr"],
       "enable-grpc-gateway": true,
@@ -157,6 +160,10 @@ async function rebuildMember(identity: Identity, password: string, restored: boo
     const [member] = members;
     if (member !== undefined && member.peers[0] !== peerUrl(identity)) await etcd.update(member.id, peerUrl(identity));
     for (const entry of await etcd.range("/registry/minions/", { prefix: true })) await clearRemoval(etcd, entry);
+    for (let tenth = 0; restored && !readdirSync(server("db/etcd/member/snap")).some((file) => file.endsWith(".snap")); tenth++) {
+      if (tenth > 300) await giveUp("etcd takes no snapshot of its log");
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
   } catch (error) {
     await giveUp(reasonOf(error));
   }
