@@ -287,6 +287,8 @@ function goesOnWith(record: ClusterRecord, source: RestoreSource, servers: reado
   if (bootstrap?.restore !== restore.id) return restore;
   const first = servers.find((server) => server.instanceId === bootstrap.instanceId);
   if (first === undefined || !isAlive(first.state)) return undefined;
+  // A survivor's disk is all there is: it is gone on with as long as it is there.
+  if (source.kind === "survivor" && bootstrap.done === undefined) return restore;
   const majority = Math.floor(record.members.length / 2) + 1;
   if (bootstrap.done !== undefined && livingMembers(record, servers).length < majority) return undefined;
   const earlier = (restore.wentOn ?? []).filter((each) => each !== attempt);

@@ -141,7 +141,9 @@ async function planSurvivor(
   const observed = await instances.ofCluster(record.uid);
   const quorum = assessQuorum({ record, observed, now: moment.now });
   const goesOn = record.restore?.source.kind === "survivor";
-  if (!goesOn && (quorum === undefined || quorum.running === 0)) {
+  const chosen = goesOn && record.bootstrap?.restore === record.restore?.id ? record.bootstrap?.instanceId : undefined;
+  const isChosenAlive = observed.some((server) => server.instanceId === chosen && isAlive(server.state));
+  if (!isChosenAlive && (quorum === undefined || quorum.running === 0)) {
     throw new Invalid(`No server of ${target} that was a member runs: there is no survivor`, [], `drover restore ${target} --snapshot latest`);
   }
   if (!goesOn && (quorum?.kind === "whole" || quorum?.kind === "member lost")) {

@@ -252,6 +252,11 @@ describe("going on with a restore that was begun", () => {
     const facts = { restore: begun, bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }), members: members.slice(0, 2) };
     expect(on(facts, { observed })).toMatchObject({ goesOn: false, stop: [{ instanceId: "i-1" }], leave: ["i-1", "i-2"], members: [] });
   });
+  it("goes on with a survivor's disk however often that has failed: there is no other copy", () => {
+    const survivor = { ...begun, source: { kind: "survivor" } as const, wentOn: ["a p1", "b p1"] };
+    const facts = { restore: survivor, bootstrap: decided("i-1", { restore: begun.id }), members: [] };
+    expect(on(facts, { source: survivor.source })).toMatchObject({ goesOn: true, restore: survivor });
+  });
   it("begins anew when going on has failed twice, and not while the same attempt asks again", () => {
     const facts = (wentOn: readonly string[]) => ({ restore: { ...begun, wentOn }, bootstrap: answered("i-1", "10.0.0.1", { restore: begun.id }) });
     expect(on(facts(["a p1", "restore-prod-1 p1"]))).toMatchObject({ goesOn: true });
