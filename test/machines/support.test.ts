@@ -6,6 +6,7 @@ const here = (overrides: Partial<Surroundings> & { readonly without?: readonly s
   uid: 0,
   has: (program) => !(overrides.without ?? []).includes(program),
   hasCgroups: () => true,
+  hasCapabilities: () => true,
   ...overrides,
 });
 
@@ -26,6 +27,11 @@ describe("what machines need of this computer", () => {
       "no packages",
       here({ without: ["systemd-nspawn", "debootstrap", "etcd"] }),
       "Machines cannot run: systemd-nspawn, debootstrap, etcd are missing. apt-get install --yes systemd-container debootstrap etcd-server",
+    ],
+    [
+      "no right to mount",
+      here({ hasCapabilities: () => false }),
+      "Machines cannot run: root may not mount or make networks here (CAP_SYS_ADMIN, CAP_NET_ADMIN). Start the container with --privileged",
     ],
     [
       "no cgroups",

@@ -94,6 +94,17 @@ export function tracesOf(cloud?: string): string[] {
   ];
 }
 
+/** Links in the network namespaces of a cloud, as `<namespace> <link>`, without loopback. They go with their namespace. */
+export function linksOf(cloud: string): string[] {
+  return list(namespaces)
+    .filter((name) => cloudOf(name) === cloud)
+    .flatMap((name) => {
+      const { stdout } = spawnSync("ip", ["-n", name, "-brief", "link"], { encoding: "utf8" });
+      const names = (stdout ?? "").split("\n").map((line) => (line.split(/[@\s]/)[0] ?? "").trim());
+      return names.filter((link) => link !== "" && link !== "lo").map((link) => `${name} ${link}`);
+    });
+}
+
 /** Traces of clouds whose process is gone. */
 export function leftovers(): string[] {
   return deadClouds().flatMap((cloud) => tracesOf(cloud));
