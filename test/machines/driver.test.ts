@@ -122,6 +122,16 @@ describeMachines("a cloud of machines", () => {
     expect(await bench.sh(first, `curl -s -o /dev/null -w '%{http_code}' '${get.replace("greeting", "other")}'`)).toBe("403");
   });
 
+  it("tells machines the time of the wall clock, also when the world has passed minutes over", async () => {
+    const [first] = machines;
+    await new Promise<void>((resolve) => bench.world.clock.after(600_000, resolve, { idle: true }));
+    expect(bench.world.clock.now()).toBeGreaterThan(Date.now() + 500_000);
+    bench.s3.put(bucket, "clock", "");
+    const answer = await bench.sh(first, `curl --fail --silent --include '${await bench.presigned("GET", "clock")}'`);
+    const told = Date.parse(/^date: (.+)$/im.exec(answer)?.[1]?.trim() ?? "");
+    expect(Math.abs(told - Date.now())).toBeLessThan(5000);
+  });
+
   it("runs the prepare-node document as it is, which changes the machine once", async () => {
     const [first] = machines;
     const parameters = await delivery(bench);
@@ -585,6 +595,19 @@ describeMachines("clouds on one computer", () => {
       await Promise.all([one.close(), other.close()]);
     }
     expect([...tracesOf(one.cloud.name), ...tracesOf(other.cloud.name)]).toEqual([]);
+  });
+
+  it("tells a machine the time of its own clock in S3's answers, also when its world is ahead of it", async () => {
+    const ahead = await machineBench(undefined, Date.now() + 3_600_000);
+    try {
+      const machine = await ahead.boot();
+      ahead.s3.put(bucket, "greeting", "hello");
+      const asked = `date --date="$(curl --silent --fail --dump-header - --output /dev/null '${await ahead.presigned("GET", "greeting")}' | sed -n 's/^date: //Ip')" +%s; date +%s`;
+      const [theirs = 0, own = 0] = (await ahead.sh(machine, asked)).split("\n").map(Number);
+      expect(Math.abs(theirs - own)).toBeLessThan(30);
+    } finally {
+      await ahead.close();
+    }
   });
 
   /** Another process with a cloud and a machine; answers the cloud's name once the machine is online. */

@@ -733,7 +733,8 @@ class Driver implements MachineDriver {
           }
         }),
       );
-      response.writeHead(answer.status, { date: new Date(this.#world.clock.now()).toUTCString(), ...answer.headers });
+      // Machines go by the wall clock; the world may be ahead of it, and so may the date that S3 gave.
+      response.writeHead(answer.status, { ...answer.headers, date: new Date().toUTCString() });
       response.end(request.method === "HEAD" ? undefined : answer.body);
     } catch (error) {
       if (!request.destroyed || request.complete) this.#fail(error);
