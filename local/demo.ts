@@ -12,6 +12,7 @@
  * Exit 0 when the cluster became ready and nothing is left of it, 1 otherwise, 2 when it was asked for in a way it does not know.
  */
 import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
+import { freemem } from "node:os";
 import { relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -36,7 +37,7 @@ import type { Faults } from "./kernel/contract.js";
 import type { ApiResponse } from "./kernel/http-api.js";
 import { type ApiProof, askThroughEndpoint, type ComputerCounts, computerCounts, type EtcdList, etcdMembers } from "./nodes/machines/proofs.js";
 import { tracesOf } from "./nodes/machines/traces.js";
-import { bootOnMachines, type MachineWorld, machineWorldSupport } from "./nodes/machines/world.js";
+import { bootOnMachines, type MachineWorld, machineWorldSupport, whyNoRoom } from "./nodes/machines/world.js";
 import { callsMade, owner, paidUsage } from "./usage.js";
 import { type BootOptions, World } from "./world.js";
 
@@ -709,10 +710,15 @@ function chooseNodes(asked: string | undefined, file: string | undefined, say: (
 function whyNoMachines(file: string): string | undefined {
   const support = machineWorldSupport();
   if (!support.ok) return support.missing;
-  const wanted = validateCluster(readFileSync(file, "utf8")).file?.spec.image.architecture;
+  const spec = validateCluster(readFileSync(file, "utf8")).file?.spec;
+  // What is wrong with the file is the API's to say.
+  if (spec === undefined) return undefined;
+  const { architecture } = spec.image;
   const here = process.arch === "arm64" ? "arm64" : "amd64";
-  if (wanted === undefined || wanted === here) return undefined;
-  return `Machines of ${relative(process.cwd(), file)} are ${wanted}, and this computer is ${here}. Change spec.image, or use --nodes simulated`;
+  if (architecture !== here) {
+    return `Machines of ${relative(process.cwd(), file)} are ${architecture}, and this computer is ${here}. Change spec.image, or use --nodes simulated`;
+  }
+  return whyNoRoom(spec.servers.count + spec.agentPools.reduce((sum, { count }) => sum + count, 0), freemem());
 }
 
 class WrongUse extends Error {}
