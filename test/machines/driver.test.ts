@@ -110,6 +110,18 @@ describeMachines("a cloud of machines", () => {
     expect(await bench.sh(first, "curl -s --connect-timeout 2 http://192.0.2.1 || echo unreachable")).toBe("unreachable");
   });
 
+  it("gives a zone's gateway a hardware address of its own, which stays when machines come and go", () => {
+    const links = spawnSync("ip", ["-n", bench.cloud.name, "-json", "link"], { encoding: "utf8" }).stdout;
+    const all = JSON.parse(links) as readonly { readonly ifname: string; readonly address: string; readonly master?: string }[];
+    const gateways = all.filter(({ ifname }) => ifname.startsWith("zone"));
+    expect(gateways).toHaveLength(3);
+    for (const { ifname, address } of gateways) {
+      const ports = all.filter(({ master }) => master === ifname);
+      expect(ports.length).toBeGreaterThan(0);
+      expect(ports.map((port) => port.address)).not.toContain(address);
+    }
+  });
+
   it("serves presigned addresses by https under S3's own names, ranges and create-only uploads included", async () => {
     const [first] = machines;
     bench.s3.put(bucket, "greeting", "hello from the store");

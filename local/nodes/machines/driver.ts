@@ -136,7 +136,7 @@ async function makeCloud(name: string, root: string, region: string): Promise<Ma
       must(
         "ip",
         ["-n", name, "-batch", "-"],
-        `link add ${found.bridge} type bridge forward_delay 0\naddress add ${found.gateway}/${prefix} dev ${found.bridge}\nlink set ${found.bridge} up\n`,
+        `link add ${found.bridge} address ${hardwareAddress(bridges.size)} type bridge forward_delay 0\naddress add ${found.gateway}/${prefix} dev ${found.bridge}\nlink set ${found.bridge} up\n`,
       );
       bridges.set(cidr, found);
     }
@@ -197,6 +197,12 @@ async function makeCloud(name: string, root: string, region: string): Promise<Ma
     },
   };
 }
+
+/**
+ * Hardware address of a zone's gateway. Left to itself a bridge takes the lowest of its ports': when that machine goes, all others of the zone lose their
+ * way to the gateway until they ask for it again, most of a minute later (Linux kernel documentation, networking, Ethernet bridging).
+ */
+const hardwareAddress = (zone: number) => `02:00:00:00:00:${(zone + 1).toString(16).padStart(2, "0")}`;
 
 /** By what EC2 knows of an address; by the network that is always there, where there is no EC2. */
 function subnetsOf(world: World, otherwise: (address: string) => string): (address: string) => string {
