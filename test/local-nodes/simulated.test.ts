@@ -134,6 +134,8 @@ describe("simulated nodes at the end of their time", () => {
     const second = await joined(bench, caHash, first);
     const third = await prepared(bench, "server");
     bench.driver.halt(second.instanceId);
+    const removal = failed(await perform(bench, first, "remove-node", { pool: "server", nodes: `server-${second.instanceId}`, role: "server" }));
+    expect(removal).toMatchObject({ code: "NotReady", exitCode: 75, message: `The API does not answer on server-${first.instanceId}` });
     const again = failed(await perform(bench, first, "start-server", bootstrapParameters(bench)));
     expect(again).toMatchObject({ code: "NotReady", exitCode: 75 });
     const join = failed(await perform(bench, third, "start-server", joinParameters(bench, caHash, first.address)));
