@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { get } from "node:https";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -13,6 +13,7 @@ import { createElasticLoadBalancingV2, type ElasticLoadBalancingV2 } from "../..
 import { createSsm } from "../../local/aws/ssm.js";
 import type { Machine } from "../../local/nodes/contract.js";
 import { leftovers, removeLeftovers, tracesOf } from "../../local/nodes/machines/driver.js";
+import { inotifyInstances, raiseLimits, restoreLimits } from "../../local/nodes/machines/limits.js";
 import { buildDocuments } from "../../nodes/documents.js";
 import { calls } from "../local-aws/tiny-world.js";
 import { bucket, type MachineBench, machineBench, region, until } from "./bench.js";
@@ -83,6 +84,46 @@ describeMachines("a cloud of machines", () => {
         new RegExp(`^systemd\nrunning\nip-${machine.address.replaceAll(".", "-")}\n.* ${machine.address.replaceAll(".", "[.]")}/20 `),
       );
     }
+  });
+
+  it("raises the limit that all machines share while there is a cloud, and puts it back when the last one has gone", () => {
+    expect(Number(readFileSync("/proc/sys/fs/inotify/max_user_instances", "utf8"))).toBeGreaterThanOrEqual(inotifyInstances);
+    const folder = mkdtempSync(join(tmpdir(), "limits-"));
+    const places = { parameter: join(folder, "max_user_instances"), folder: join(folder, "clouds"), lock: join(folder, "lock") };
+    const limit = () => readFileSync(places.parameter, "utf8").trim();
+    const cloud = (number: number) => join(places.folder, `drover-1-2-${number}`);
+    writeFileSync(places.parameter, "128\n");
+    for (const number of [1, 2]) {
+      mkdirSync(cloud(number), { recursive: true });
+      raiseLimits(places);
+      expect(limit()).toBe(String(inotifyInstances));
+    }
+    rmSync(cloud(1), { recursive: true });
+    restoreLimits(places);
+    expect(limit()).toBe(String(inotifyInstances));
+    rmSync(cloud(2), { recursive: true });
+    for (let times = 0; times < 2; times++) restoreLimits(places);
+    expect([limit(), existsSync(places.folder)]).toEqual(["128", false]);
+
+    // A computer that allows more keeps what it has.
+    writeFileSync(places.parameter, "99999\n");
+    mkdirSync(cloud(3), { recursive: true });
+    raiseLimits(places);
+    rmSync(cloud(3), { recursive: true });
+    restoreLimits(places);
+    expect([limit(), existsSync(places.folder)]).toEqual(["99999", false]);
+    rmSync(folder, { recursive: true });
+  });
+
+  it("boots more machines at once than Linux lets run by default", async () => {
+    const many = await machineBench();
+    try {
+      // Six inotify instances each, of 128.
+      await Promise.all(Array.from({ length: 24 }, (_, index) => many.boot((["a", "b", "c"] as const)[index % 3])));
+    } finally {
+      await many.close();
+    }
+    expect(tracesOf(many.cloud.name)).toEqual([]);
   });
 
   it("tells a machine who it is by IMDSv2 alone, and only to itself", async () => {

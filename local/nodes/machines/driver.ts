@@ -20,6 +20,7 @@ import type { Answering, DocumentRun, Machine, MachineFetch, NodeDriver, Observe
 import { AgentRun } from "./agent.js";
 import { createAuthority } from "./certificates.js";
 import { ensureRoot, machineSupport, must } from "./image.js";
+import { raiseLimits } from "./limits.js";
 import { type CloudPlaces, NspawnMachine, type Program, writeCloudLayer } from "./machine.js";
 import { Observer } from "./observe.js";
 import { cloudFolder, makeCgroups, namespacePath, newCloudName, removeCloud, removeLeftovers } from "./traces.js";
@@ -113,6 +114,7 @@ function watchSignals(): void {
 async function makeCloud(name: string, root: string, region: string): Promise<MachineCloud> {
   const folder = cloudFolder(name);
   mkdirSync(join(folder, "layer"), { recursive: true, mode: 0o755 });
+  raiseLimits();
   const authority = createAuthority("Local cloud", Date.now());
   writeCloudLayer(join(folder, "layer"), root, authority.certificate);
 

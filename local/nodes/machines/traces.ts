@@ -7,6 +7,7 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { restoreLimits } from "./limits.js";
 
 const base = "/run/drover-machines";
 const namespaces = "/run/netns";
@@ -136,11 +137,7 @@ export function removeCloud(cloud: string): void {
     for (const name of list(folder)) if (cloudOf(name) === cloud) rmSync(join(folder, name), { recursive: true, force: true });
   }
   rmSync(cloudFolder(cloud), { recursive: true, force: true, maxRetries: 5 });
-  try {
-    rmdirSync(base);
-  } catch {
-    // Other clouds are there.
-  }
+  restoreLimits();
 }
 
 /** Removes one machine of a cloud: what runs, what is mounted, its namespace and its disk. */
