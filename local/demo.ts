@@ -35,6 +35,7 @@ import { seedRelease } from "./aws/stand-in-release.js";
 import type { TraceEntry } from "./kernel/calls.js";
 import type { Faults } from "./kernel/contract.js";
 import type { ApiResponse } from "./kernel/http-api.js";
+import { RootFailed } from "./nodes/machines/image.js";
 import { type ApiProof, askThroughEndpoint, type ComputerCounts, computerCounts, type EtcdList, etcdMembers } from "./nodes/machines/proofs.js";
 import { tracesOf } from "./nodes/machines/traces.js";
 import { bootOnMachines, type MachineWorld, machineWorldSupport, whyNoRoom } from "./nodes/machines/world.js";
@@ -728,6 +729,7 @@ class Missing extends Error {}
 /** What a person typed wrong, or what the machine refused, in one line; anything else with its place in the code. */
 function told(error: unknown): { readonly text: string; readonly exitCode: 1 | 2 } {
   if (!(error instanceof Error)) return { text: String(error), exitCode: 1 };
+  if (error instanceof RootFailed) return { text: error.message, exitCode: 1 };
   if (error instanceof Missing) return { text: error.message, exitCode: 2 };
   const code = (error as NodeJS.ErrnoException).code ?? "";
   if (error instanceof WrongUse || code.startsWith("ERR_PARSE_ARGS")) return { text: `${error.message}\nSee: npm run demo -- --help`, exitCode: 2 };

@@ -1,5 +1,7 @@
-import { spawn } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, it } from "vitest";
 import { type DemoReport, demo } from "../../local/demo.js";
 import { leftovers, tracesOf } from "../../local/nodes/machines/traces.js";
@@ -36,6 +38,26 @@ describeMachines("the demo on machines", () => {
     );
     expect(text.split("\n").filter((line) => line.length > 100)).toEqual([]);
     expect(text + JSON.stringify(report)).not.toMatch(/client-key-data|certificate-authority-data|K10[0-9a-f]{20}/);
+  });
+
+  it("says in one line why the Debian root could not be made, and leaves nothing behind", () => {
+    const folder = mkdtempSync(join(tmpdir(), "no-mirror-"));
+    try {
+      writeFileSync(join(folder, "debootstrap"), "#!/bin/sh\necho 'E: no mirror answers' >&2\nexit 3\n", { mode: 0o755 });
+      const { status, stdout, stderr } = spawnSync(
+        process.execPath,
+        ["--import", import.meta.resolve("tsx"), "local/demo.ts", "--nodes", "machines"],
+        { encoding: "utf8", env: { ...process.env, HOME: folder, PATH: `${folder}:${process.env.PATH}`, NODE_OPTIONS: "" } },
+      );
+      expect([status, stdout]).toEqual([1, ""]);
+      expect(stderr.trim().split("\n").at(-1)).toBe(
+        "The Debian root was not made: debootstrap ended with status 3 (E: no mirror answers). Check that this computer reaches a Debian mirror, then start again",
+      );
+      expect(stderr).not.toContain("    at ");
+      expect(leftovers()).toEqual([]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it.each(["SIGINT", "SIGTERM"] as const)("leaves nothing behind when it is ended by %s in the middle", async (signal) => {

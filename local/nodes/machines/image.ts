@@ -129,6 +129,9 @@ ${finish}
 mv "$new" "$root"
 `;
 
+/** Not made, for a reason outside of Drover: its message is all that a person needs. */
+export class RootFailed extends Error {}
+
 /** Folder of the root; made when it is not there, in about a minute. */
 export async function ensureRoot(say: (line: string) => void): Promise<string> {
   const hash = createHash("sha256")
@@ -152,7 +155,11 @@ export async function ensureRoot(say: (line: string) => void): Promise<string> {
     child.once("error", reject);
     child.once("close", (status) => resolve(status ?? -1));
   });
-  if (code !== 0) throw new Error(`debootstrap failed with status ${code}: ${tail.join(" / ")}`);
+  if (code !== 0) {
+    throw new RootFailed(
+      `The Debian root was not made: debootstrap ended with status ${code} (${tail.join(" / ")}). Check that this computer reaches a Debian mirror, then start again`,
+    );
+  }
   say(`Made the Debian root in ${((performance.now() - started) / 1000).toFixed(0)} s`);
   return root;
 }
