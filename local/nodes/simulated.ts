@@ -369,6 +369,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   const textOf = (node: NodeRecord, path: string) => node.files.get(path)?.text;
   const firstLine = (node: NodeRecord, path: string) => (textOf(node, path) ?? "").split("\n")[0] ?? "";
 
+  /** First line of a file as it will be: as a delivery brought it, else as it is there. */
+  const comingLine = (node: NodeRecord, arrived: readonly Arrived[], path: string) =>
+    (arrived.find(({ entry }) => entry.target === path)?.text ?? textOf(node, path) ?? "").split("\n")[0] ?? "";
+
   /** config.yaml and its drop-ins, later files over earlier ones, as RKE2 reads them. */
   function readConfig(node: NodeRecord): Readonly<Record<string, unknown>> {
     const dropIns = [...node.files.keys()].filter((path) => /^\/etc\/rancher\/rke2\/config\.yaml\.d\/[^/]+\.ya?ml$/.test(path)).sort();
@@ -657,12 +661,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       );
     }
     const entries = await fetchDelivery(script, parameters.delivery);
-    placeConfiguration(script, await fetchConfiguration(script, entries));
+    const arrived = await fetchConfiguration(script, entries);
     for (const path of [paths.token, paths.agentToken]) {
-      if (firstLine(node, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
+      if (comingLine(node, arrived, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
     }
-    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
-    const token = parseToken(firstLine(node, paths.token));
+    // What is refused leaves the files in place as they are: they may be a member's own.
+    const token = parseToken(comingLine(node, arrived, paths.token));
     const ownCa = node.etcd === undefined ? undefined : state.clusters.get(node.etcd)?.caHash;
     if (mode === "join") {
       if (joinAddress === node.machine.address)
@@ -679,13 +683,15 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
           `The disk of ${node.name} holds the CA ${ownCa}, the cluster to join has ${token.caHash}: it belongs to another cluster. Replace the node`,
         );
       }
-      if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
     } else if (token.caHash !== undefined && ownCa === undefined) {
       throw refusal(
         "ConfigInvalid",
         "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form",
       );
     }
+    placeConfiguration(script, arrived);
+    if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
+    if (mode === "join" && node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
     checkConfiguration(node);
     await startUnit(script, "rke2-server", 1440, () => {
       if (!hasApi(node) || !isNode(node)) return "the API does not know the node yet";
@@ -702,15 +708,16 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function startAgent(script: Script, parameters: NodeCommandParameters<"start-agent">): Promise<Reply<"start-agent">> {
     const { node } = script;
     refuseOtherRole(node, "rke2-agent");
-    const entries = await fetchDelivery(script, parameters.delivery);
-    placeConfiguration(script, await fetchConfiguration(script, entries));
-    if (firstLine(node, paths.token) === "") throw refusal("ConfigInvalid", `The delivery brought no ${paths.token}`);
-    if (parseToken(firstLine(node, paths.token)).caHash === undefined) {
+    const arrived = await fetchConfiguration(script, await fetchDelivery(script, parameters.delivery));
+    const token = comingLine(node, arrived, paths.token);
+    if (token === "") throw refusal("ConfigInvalid", `The delivery brought no ${paths.token}`);
+    if (parseToken(token).caHash === undefined) {
       throw refusal(
         "ConfigInvalid",
         "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address",
       );
     }
+    placeConfiguration(script, arrived);
     if (place(node, paths.node, `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`, "0600")) changed(script, `placed ${paths.node}`);
     if (node.unitState !== "active" && place(node, paths.join, joinText(chooseServer(node, parameters.joins)), "0600"))
       changed(script, `placed ${paths.join}`);

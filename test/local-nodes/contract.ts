@@ -563,6 +563,8 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
           const failure = failed(await perform(bench, second, "start-server", joinParameters(bench, caHash, first.address)));
           expect(failure).toMatchObject({ code: "AlreadyMember", exitCode: 1 });
           expect(failure.message).toContain(`holds the CA ${other.caHash}, the cluster to join has ${caHash}`);
+          // Nothing of the other cluster's was placed.
+          expect(succeeded(await perform(bench, second, "start-server", bootstrapParameters(bench)))).toMatchObject({ changed: false, members: 1 });
         }),
       );
 
