@@ -229,7 +229,7 @@ export async function joined(bench: NodeBench, caHash: string, through: Machine)
 }
 
 /** Asks every other second until the answer is as it should be; fails with the last one. */
-export async function until<T>(bench: NodeBench, seconds: number, ask: () => T | Promise<T>, holds: (value: T) => boolean): Promise<T> {
+async function until<T>(bench: NodeBench, seconds: number, ask: () => T | Promise<T>, holds: (value: T) => boolean): Promise<T> {
   for (let waited = 0; ; waited += 2) {
     const value = await ask();
     if (holds(value)) return value;
