@@ -381,7 +381,8 @@ class Demonstration {
       operation: operation.id,
       status: operation.status,
       seconds: this.#secondsBetween(startMs, Date.parse(operation.endedAt ?? "")),
-      timeline,
+      // Told as they were recorded; steps side by side record theirs in any order, milliseconds apart.
+      timeline: timeline.sort((a, b) => a.atSeconds - b.atSeconds),
       awsCalls: after.calls - before.calls,
       transitions: after.transitions - before.transitions,
       dollars: after.dollars - before.dollars,
