@@ -1,5 +1,6 @@
 /** Tests on booted machines: `npm run test:machines`, as root on a Linux with the packages that `machineSupport` names. */
 import { defineConfig } from "vitest/config";
+import LongestFirst from "./test/machines/order.js";
 
 export default defineConfig({
   test: {
@@ -13,5 +14,6 @@ export default defineConfig({
     reporters: ["default", "./test/closing-line.ts"],
     pool: "forks",
     maxWorkers: 2,
+    sequence: { sequencer: LongestFirst },
   },
 });

@@ -5,7 +5,7 @@
  *     npm run synth -- -c network=true      with the network stack; settings are listed in cdk/settings.ts
  *     npx cdk deploy                        the same through the CDK CLI, which runs this file
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -93,20 +93,34 @@ export async function ensureAssembly(outdir: string, options: SynthesisOptions =
   const { context = {}, validate = true } = options;
   const stamp = sourceStamp(context);
   const stampFile = join(directory, files.stamp);
-  const found = existsSync(stampFile) ? readFileSync(stampFile, "utf8") : "";
-  if (found === `${stamp} validated` || (!validate && found === stamp)) return answer(false);
+  const isRight = () => {
+    const found = existsSync(stampFile) ? readFileSync(stampFile, "utf8") : "";
+    return found === `${stamp} validated` || (!validate && found === stamp);
+  };
+  if (isRight()) return answer(false);
 
   const workshop = join(dirname(directory), ".drover");
-  const fresh = join(workshop, `assembly-${process.pid}`);
+  mkdirSync(workshop, { recursive: true });
+  const fresh = mkdtempSync(join(workshop, "assembly-"));
+  const old = `${fresh}-before`;
   try {
-    mkdirSync(fresh, { recursive: true });
     await synthesize(fresh, { context, validate });
     writeFileSync(join(fresh, files.stamp), validate ? `${stamp} validated` : stamp);
-    rmSync(directory, { recursive: true, force: true });
-    renameSync(fresh, directory);
+    // Another process may have made the same meanwhile, and may be reading it by now.
+    if (isRight()) return answer(false);
+    try {
+      if (existsSync(directory)) renameSync(directory, old);
+      renameSync(fresh, directory);
+    } catch (error) {
+      // Both were here at once: one of the two is in place, and it is the same.
+      if (!isRight()) throw error;
+      return answer(false);
+    }
   } finally {
     rmSync(fresh, { recursive: true, force: true });
-    if (readdirSync(workshop).length === 0) rmdirSync(workshop);
+    rmSync(old, { recursive: true, force: true });
+    // Others may be at work in it, or have tidied up already.
+    if (existsSync(workshop) && readdirSync(workshop).length === 0) rmSync(workshop, { recursive: true, force: true });
   }
   return answer(true);
 }

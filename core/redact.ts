@@ -8,10 +8,13 @@
 /** What stands in a secret's place. */
 export const redacted = "[redacted]";
 
-/** Words that make a name one of a secret. A name that ends in one of `plainEndings` holds the place or the fingerprint of a secret, not the secret. */
+/**
+ * Words that make a name one of a secret. A name that ends in one of `plainEndings` holds the place or the fingerprint of a secret, or is the failure
+ * TokenRejected, not the secret.
+ */
 const secretWord = "(?:pass(?:word|wd|phrase)|secret|token|credential|(?:api|access|private|client|encryption)[-_]?key|signature)";
 const secretName = `(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]*${secretWord}[A-Za-z0-9_.-]*)`;
-const plainEndings = /(?:file|path|dir|hash|arn|name|generation|ttl|count|length|id)$/i;
+const plainEndings = /(?:file|path|dir|hash|arn|name|generation|ttl|count|length|id|rejected)$/i;
 
 type Rule = { readonly pattern: RegExp; readonly replace: (match: string, ...groups: string[]) => string };
 

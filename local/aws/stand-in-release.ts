@@ -25,6 +25,11 @@ export function standInFiles({ version, architecture, imageSets }: StandInReleas
   return files.set(`sha256sum-${architecture}.txt`, Buffer.from(sums.join("")));
 }
 
+/** Version that a file of a stand-in release is of; undefined for a file of any other release. */
+export function versionOfStandIn(content: Uint8Array): string | undefined {
+  return /^\S+ of (v\S+): stands in for the release file\n$/.exec(Buffer.from(content.subarray(0, 200)).toString("utf8"))?.[1];
+}
+
 /** Puts a stand-in release into the artifact store, and answers its keys. */
 export function seedRelease(s3: Pick<S3, "put">, bucket: string, release: StandInRelease): readonly string[] {
   return [...standInFiles(release)].map(([name, content]) => {

@@ -31,6 +31,8 @@ export class VirtualClock implements Clock {
   #wake: (() => void) | undefined;
   /** Virtual time by the wall clock, while the clock keeps pace with it. */
   #wall: (() => number) | undefined;
+  /** Spans of virtual time that passed at once, in order. */
+  readonly #skips: { readonly from: number; readonly to: number }[] = [];
   /** Events released so far. */
   events = 0;
 
@@ -82,6 +84,11 @@ export class VirtualClock implements Clock {
       this.#held--;
       this.#wake?.();
     };
+  }
+
+  /** Milliseconds that passed at once, of all until a time: by so much virtual time was ahead of the wall clock then. */
+  skippedUntil(time: number): number {
+    return this.#skips.reduce((sum, { from, to }) => sum + Math.max(0, Math.min(time, to) - from), 0);
   }
 
   /** Called after every event, once the world has come to rest: the place to check what must always hold. */
@@ -200,7 +207,9 @@ export class VirtualClock implements Clock {
         await this.settle();
         const idleUntil = options.skipsIdle === true ? this.#idleUntil() : undefined;
         if (idleUntil !== undefined && idleUntil > virtual()) {
-          startedVirtual += idleUntil - virtual();
+          const from = virtual();
+          this.#skips.push({ from, to: idleUntil });
+          startedVirtual += idleUntil - from;
           continue;
         }
         // Time passes also while nothing happens: a request from outside must not see the time of the last event.

@@ -187,7 +187,7 @@ export class Lambda {
         this.#bury(state, text, requestId, outcome.cause);
         return outcome;
       }
-      await new Promise<void>((resolve) => clock.after(pause, resolve));
+      await new Promise<void>((resolve) => clock.after(pause, resolve, { idle: true }));
     }
   }
 

@@ -6,6 +6,7 @@
  * admitted at the rate a server bears, and a wrong key in config.yaml is only warned about. The service outlives the script that started it.
  */
 import { createHash } from "node:crypto";
+import { gzipSync } from "node:zlib";
 import { parse as parseYaml } from "yaml";
 import model from "../../core/latency-model.json" with { type: "json" };
 import { nodeName } from "../../core/layout.js";
@@ -25,6 +26,7 @@ import {
 } from "../../core/node-commands.js";
 import configKeys from "../../core/rke2-config-keys.json" with { type: "json" };
 import { sizeFault, tokenHash } from "../../core/snapshots.js";
+import { versionOfStandIn } from "../aws/stand-in-release.js";
 import { type Random, type Service, type Timer, Unmodelled, type World } from "../kernel/contract.js";
 import type {
   Answering,
@@ -38,6 +40,7 @@ import type {
   RunningDocument,
 } from "./contract.js";
 import { EtcdStore, type StoreRecord } from "./etcd-store.js";
+import { packTar } from "./release/program/images.js";
 
 interface FileRecord {
   readonly sha256: string;
@@ -60,6 +63,8 @@ interface NodeRecord {
   unit: Unit;
   unitState: UnitState;
   unitChangedAtMs: number;
+  /** How often systemd has started the unit again since somebody started it. */
+  restarts: number;
   journal: string[];
   /** Why the service cannot succeed, as its log tells. */
   fatal: { readonly code: NodeFailureCode; readonly meaning: string } | undefined;
@@ -125,6 +130,8 @@ interface NodeObject {
   readonly role: "server" | "agent";
   readonly passwordHash: string;
   readonly version: string;
+  /** When its role can be read from its labels; a server without them passes for an agent. */
+  readonly labelledAtMs: number;
 }
 
 /** What a snapshot file holds, as JSON in whole pages, and 32 bytes of checksum behind it. */
@@ -168,8 +175,6 @@ const admissionQueue = 20;
 const learnerStallSeconds = 300;
 /** Kubernetes notices that a kubelet is silent (node monitor grace period). */
 const nodeGraceSeconds = 40;
-/** Root volume under which the archives and what containerd unpacks from them have no room. */
-const leastRootVolumeGib = 12;
 /** Snapshots are read, hashed and sent at this rate (latency model, snapshotFixed). */
 const snapshotBytesPerSecond = 100e6;
 /** Size of etcd's database as far as time goes; the files themselves are small. */
@@ -179,6 +184,18 @@ const reconnectSeconds = 15;
 const reconnectTries = 60;
 /** `etcdctl` and `kubectl` answer, two or three questions long. */
 const askSeconds = 0.8;
+/** systemd starts a unit again so many seconds after it ended (RestartSec of RKE2's units); the scripts give up after so many times. */
+const restartSeconds = 5;
+const mostRestarts = 20;
+/** A unit that is not even on its way for this long will not come. */
+const idleSeconds = 15;
+/** Role labels come a while after the node (rancher/rke2 issue 11238). */
+const roleLabelSeconds = 2;
+const mebibyte = 1_048_576;
+/** What the image itself takes of the root volume. */
+const imageBytes = 2048 * mebibyte;
+/** Left to etcd and everybody else, beside three times the archives. */
+const spareBytes = 512 * mebibyte;
 
 /** How long a command waits for the one before it, where that is not 60 seconds. */
 const lockSeconds: Partial<Record<NodeCommandName, number>> = { "check-cluster": 20, "collect-diagnostics": 30 };
@@ -271,6 +288,12 @@ interface Script {
   changed: boolean;
 }
 
+/** A small file of a delivery, verified and not yet placed. */
+interface Arrived {
+  readonly entry: DeliveryEntry & { readonly kind: "get" };
+  readonly text: string;
+}
+
 type Reply<N extends NodeCommandName> = Omit<NodeCommandResult<N>, "ok" | "node" | "changed">;
 
 export function createSimulatedNodes(world: World, options: { readonly fetch?: MachineFetch } = {}): NodeDriver {
@@ -311,6 +334,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       unit: "rke2-server",
       unitState: "inactive",
       unitChangedAtMs: now(),
+      restarts: 0,
       journal: [],
       fatal: undefined,
       etcd: undefined,
@@ -414,6 +438,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   const textOf = (node: NodeRecord, path: string) => node.files.get(path)?.text;
   const firstLine = (node: NodeRecord, path: string) => (textOf(node, path) ?? "").split("\n")[0] ?? "";
 
+  /** First line of a file as it will be: as a delivery brought it, else as it is there. */
+  const comingLine = (node: NodeRecord, arrived: readonly Arrived[], path: string) =>
+    (arrived.find(({ entry }) => entry.target === path)?.text ?? textOf(node, path) ?? "").split("\n")[0] ?? "";
+
   /** config.yaml and its drop-ins, later files over earlier ones, as RKE2 reads them. */
   function readConfig(node: NodeRecord): Readonly<Record<string, unknown>> {
     const dropIns = [...node.files.keys()].filter((path) => /^\/etc\/rancher\/rke2\/config\.yaml\.d\/[^/]+\.ya?ml$/.test(path)).sort();
@@ -463,6 +491,9 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         reason = "no connection";
       }
       if (answer !== undefined) {
+        if ([400, 401, 403, 404].includes(answer.status)) {
+          return { answer, reason: `HTTP ${answer.status}: the address has expired, or the store refuses or does not have the file` };
+        }
         if (answer.status < 500) return { answer, reason: `HTTP ${answer.status}` };
         reason = `HTTP ${answer.status}`;
       }
@@ -481,10 +512,11 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       throw refusal("ConfigInvalid", "The delivery list has a line that is neither get nor put");
     }
     for (const entry of entries) {
-      const good =
-        entry.kind === "put" ? httpsUrl.test(entry.url) : httpsUrl.test(entry.url) && mayWrite(entry.target) && /^0?[0-7]{3}$/.test(entry.mode);
-      if (!good)
-        throw refusal("ConfigInvalid", `The delivery list has a wrong ${entry.kind} line for ${entry.kind === "get" ? entry.target : entry.name}`);
+      if (entry.kind === "put") {
+        if (!httpsUrl.test(entry.url) || !/^[a-z-]+$/.test(entry.name)) throw refusal("ConfigInvalid", "The delivery list has a wrong put line");
+      } else if (!httpsUrl.test(entry.url) || !mayWrite(entry.target) || !/^0?[0-7]{3}$/.test(entry.mode)) {
+        throw refusal("ConfigInvalid", `The delivery list has a wrong get line for ${entry.target}`);
+      }
     }
     return entries;
   }
@@ -492,12 +524,13 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function download(
     script: Script,
     entry: DeliveryEntry & { readonly kind: "get" },
+    what = entry.target,
   ): Promise<{ readonly sha256: string; readonly body: Uint8Array }> {
     const { answer, reason } = await request(script.process, entry.url, { method: "GET", headers: {} });
-    if (answer?.status !== 200) throw refusal("DownloadFailed", `${entry.target} cannot be fetched: ${reason}`);
+    if (answer?.status !== 200) throw refusal("DownloadFailed", `${what} cannot be fetched: ${reason}`);
     const sha256 = digestOf(answer.body);
     if (entry.sha256 !== undefined && entry.sha256 !== sha256) {
-      throw refusal("ChecksumMismatch", `${entry.target} arrived with SHA-256 ${sha256}, expected ${entry.sha256}`);
+      throw refusal("ChecksumMismatch", `${what} arrived with SHA-256 ${sha256}, expected ${entry.sha256}`);
     }
     return { sha256, body: answer.body };
   }
@@ -511,28 +544,32 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     return digest;
   }
 
-  /** Fetches and verifies the small files, then places them all. */
-  async function placeConfiguration(script: Script, entries: readonly DeliveryEntry[]): Promise<void> {
-    const arrived: { readonly entry: DeliveryEntry & { readonly kind: "get" }; readonly text: string }[] = [];
+  /** Fetches and verifies the small files; `placeConfiguration` puts them where they belong. */
+  async function fetchConfiguration(script: Script, entries: readonly DeliveryEntry[]): Promise<readonly Arrived[]> {
+    const arrived: Arrived[] = [];
     for (const entry of entries) {
       if (entry.kind === "get" && !isArchive(entry.target))
         arrived.push({ entry, text: Buffer.from((await download(script, entry)).body).toString("utf8") });
     }
+    return arrived;
+  }
+
+  function placeConfiguration(script: Script, arrived: readonly Arrived[]): void {
     for (const { entry, text } of arrived) {
       if (place(script.node, entry.target, text, entry.mode)) changed(script, `placed ${entry.target}`);
     }
   }
 
   /** What is there already (412: such an address may only create) counts as uploaded. */
-  async function upload(script: Script, entries: readonly DeliveryEntry[], name: string, body: Uint8Array): Promise<void> {
+  async function upload(script: Script, entries: readonly DeliveryEntry[], name: string, body: Uint8Array, what: string): Promise<void> {
     const entry = entries.find((each) => each.kind === "put" && each.name === name);
-    if (entry?.kind !== "put") throw refusal("UploadFailed", `The delivery has no address for ${name}`);
+    if (entry?.kind !== "put") throw refusal("UploadFailed", `${what} cannot be uploaded: the delivery has no address for ${name}`);
     const { answer, reason } = await request(script.process, entry.url, { method: "PUT", headers: entry.headers, body });
     if (answer?.status === 412) {
       script.log.push(`${name} is there already`);
       return;
     }
-    if (answer === undefined || answer.status >= 300) throw refusal("UploadFailed", `${name} cannot be uploaded: ${reason}`);
+    if (answer === undefined || answer.status >= 300) throw refusal("UploadFailed", `${what} cannot be uploaded: ${reason}`);
   }
 
   function changed(script: Script, what: string): void {
@@ -544,16 +581,9 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
 
   async function prepareNode(script: Script, parameters: NodeCommandParameters<"prepare-node">): Promise<Reply<"prepare-node">> {
     const { node, process } = script;
-    const { version, role } = parameters;
-    if (node.machine.rootVolumeGib < leastRootVolumeGib) {
-      throw refusal(
-        "DiskFull",
-        `The root volume has ${node.machine.rootVolumeGib} GiB, RKE2's archives and images need ${leastRootVolumeGib} GiB or more`,
-      );
-    }
-    if (node.unitState !== "inactive" && node.installed !== undefined && node.installed !== version) {
-      throw refusal("ForeignRke2", `${node.unit} of ${node.installed} runs on this node, ${version} is wanted. An upgrade is another command's work`);
-    }
+    const { version } = parameters;
+    checkForeign(node, nodeName(parameters.pool, node.machine.instanceId), version);
+    node.name = nodeName(parameters.pool, node.machine.instanceId);
     const entries = await fetchDelivery(script, parameters.delivery);
     const archives = entries.filter((entry) => entry.kind === "get" && isArchive(entry.target)) as (DeliveryEntry & { readonly kind: "get" })[];
     const architecture = node.machine.architecture === "arm64" ? "arm64" : "amd64";
@@ -564,7 +594,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
         `The delivery has no sha256sum-${architecture}.txt, and this machine is ${architecture}. Is the image of another architecture than the cluster file says?`,
       );
     }
-    const listed = await download(script, sums);
+    const listed = await download(script, sums, baseName(sums.target));
     const expected = checksums(Buffer.from(listed.body).toString("utf8"));
     const rest = archives.filter((entry) => entry !== sums);
     const bundle = `rke2.linux-${architecture}.tar.gz`;
@@ -583,33 +613,85 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     if (!entries.some((entry) => entry.kind === "get" && entry.target === nodePaths.config))
       throw refusal("ConfigInvalid", `The delivery has no ${nodePaths.config}`);
     const missing = rest.filter((entry) => node.files.get(entry.target)?.sha256 !== expected.get(baseName(entry.target)));
-    if (missing.length > 0) {
-      await process.sleep(script.random.latency("fetchAndVerifyArchives"));
-      const arrived: { readonly target: string; readonly file: FileRecord }[] = [];
-      for (const entry of missing) {
-        const { sha256, body } = await download(script, entry);
-        if (sha256 !== expected.get(baseName(entry.target))) {
-          throw refusal(
-            "ChecksumMismatch",
-            `${baseName(entry.target)} arrived with SHA-256 ${sha256}, the release's checksum file says ${expected.get(baseName(entry.target))}`,
-          );
-        }
-        arrived.push({ target: entry.target, file: { sha256, mode: entry.mode, bytes: body.length, text: undefined } });
-      }
-      for (const { target, file } of arrived) node.files.set(target, file);
-      changed(script, `placed ${arrived.length} archives of ${version}`);
-      if (missing.some((entry) => baseName(entry.target).startsWith("rke2-images"))) await process.sleep(script.random.latency("importImages"));
-    } else {
-      await process.sleep(1);
+    const archived = await fetchArchives(script, missing, expected);
+    const configuration = await fetchConfiguration(script, entries);
+    // Until here nothing on the machine has changed.
+    const bundled = archived.find(({ entry }) => baseName(entry.target) === bundle);
+    const held = bundled === undefined ? node.installed : (versionOfStandIn(bundled.body) ?? version);
+    if (held !== version) throw refusal("ChecksumMismatch", `The bundle holds RKE2 ${held}, not ${version}. Check the artifact store`);
+    for (const { entry, sha256, body } of archived) {
+      node.files.set(entry.target, { sha256, mode: entry.mode, bytes: body.length, text: undefined });
+      changed(script, `placed ${baseName(entry.target)}`);
     }
-    await placeConfiguration(script, entries);
-    if (node.installed !== version) {
-      node.installed = version;
-      changed(script, `installed ${version}`);
+    if (archived.some(({ entry }) => baseName(entry.target).startsWith("rke2-images"))) await process.sleep(script.random.latency("importImages"));
+    node.installed = version;
+    for (const path of [...node.files.keys()].filter((path) => path.startsWith(`${nodePaths.images}/`))) {
+      if (rest.some((entry) => entry.target === path)) continue;
+      node.files.delete(path);
+      changed(script, `removed ${baseName(path)}, which is not of this release`);
     }
+    placeConfiguration(script, configuration);
     if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
-    const warnings = unknownKeys(configOrRefuse(node), role).map((key) => `Unknown flag --${key} found in config.yaml, skipping`);
-    return { version, warnings: warnings.slice(0, 5) };
+    return { version, warnings: [] };
+  }
+
+  /** What another node left on the disk, or this one with another release, is not prepared over. */
+  function checkForeign(node: NodeRecord, name: string, version: string): void {
+    if (node.cluster === undefined) return;
+    const [, found = "a node that Drover did not make"] = /^node-name: "(.*)"$/m.exec(textOf(node, paths.node) ?? "") ?? [];
+    if (found !== name) {
+      throw refusal("ForeignRke2", `The disk holds the data of ${found}, not of ${name}. Use an image on which RKE2 never ran`);
+    }
+    if (node.installed !== version) {
+      throw refusal(
+        "ForeignRke2",
+        `${name} already runs with RKE2 ${node.installed}, not ${version}. prepare-node does not change the version of a node that has started`,
+      );
+    }
+  }
+
+  /** Fetches and verifies what of a release is not in place, once there is room for it. */
+  async function fetchArchives(
+    script: Script,
+    missing: readonly (DeliveryEntry & { readonly kind: "get" })[],
+    expected: ReadonlyMap<string, string>,
+  ): Promise<readonly { readonly entry: DeliveryEntry & { readonly kind: "get" }; readonly sha256: string; readonly body: Uint8Array }[]> {
+    if (missing.length === 0) {
+      await script.process.sleep(1);
+      return [];
+    }
+    const arrived: { readonly entry: DeliveryEntry & { readonly kind: "get" }; readonly body: Uint8Array }[] = [];
+    for (const entry of missing) {
+      const { answer, reason } = await request(script.process, entry.url, { method: "GET", headers: {} });
+      if (answer?.status !== 200) throw refusal("DownloadFailed", `${baseName(entry.target)} cannot be fetched: ${reason}`);
+      arrived.push({ entry, body: answer.body });
+    }
+    checkDisk(
+      script.node,
+      arrived.reduce((sum, { body }) => sum + body.length, 0),
+    );
+    await script.process.sleep(script.random.latency("fetchAndVerifyArchives"));
+    return arrived.map(({ entry, body }) => {
+      const name = baseName(entry.target);
+      const sha256 = digestOf(body);
+      if (sha256 === expected.get(name)) return { entry, body, sha256 };
+      throw refusal(
+        "ChecksumMismatch",
+        `${name} arrived with SHA-256 ${sha256}, the release's checksum file says ${expected.get(name)}. Check the artifact store`,
+      );
+    });
+  }
+
+  function checkDisk(node: NodeRecord, archiveBytes: number): void {
+    const held = [...node.files.values()].reduce((sum, { bytes }) => sum + bytes, imageBytes);
+    const free = Math.max(0, node.machine.rootVolumeGib * 1024 * mebibyte - held);
+    const needed = 3 * archiveBytes + spareBytes;
+    if (free >= needed) return;
+    const mebibytes = (bytes: number) => Math.floor(bytes / mebibyte);
+    throw refusal(
+      "DiskFull",
+      `/var/lib/rancher has ${mebibytes(free)} MiB free, ${mebibytes(needed)} MiB are needed: three times the archives and 512 MiB. Choose a larger rootVolumeGib`,
+    );
   }
 
   function configOrRefuse(node: NodeRecord): Readonly<Record<string, unknown>> {
@@ -629,7 +711,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     for (const [path, file] of node.files) {
       if (!path.startsWith("/etc/rancher/rke2/config.yaml") || path === paths.join || file.text === undefined) continue;
       const keys = Object.keys(parseConfig(file.text));
-      if (keys.some((key) => key.startsWith("cluster-reset"))) throw refusal("ConfigInvalid", `${path} asks for a cluster reset. Remove the key`);
+      if (keys.some((key) => key.startsWith("cluster-reset")))
+        throw refusal("ConfigInvalid", `${path} asks for a cluster reset. Remove the key, a restore sets it on the command line`);
       if (keys.includes("server")) throw refusal("ConfigInvalid", `${path} sets server:, which Drover keeps in ${paths.join}. Remove the key`);
     }
   }
@@ -639,9 +722,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function startServer(script: Script, parameters: NodeCommandParameters<"start-server">): Promise<Reply<"start-server">> {
     const { node } = script;
     const { mode, joinAddress, endpoint } = parameters;
-    if (mode === "join" && joinAddress === "") throw wrongInput("mode join needs a joinAddress: without it the node would make a cluster of its own");
-    if (mode === "bootstrap" && joinAddress !== "") throw wrongInput("mode bootstrap takes no joinAddress: the first server joins nobody");
-    refuseOtherRole(node, "rke2-agent");
+    refuseOtherRole(node, "rke2-server");
     if (mode === "bootstrap" && node.etcd === undefined && node.files.has(paths.join)) {
       throw refusal(
         "SplitBrain",
@@ -655,26 +736,34 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       );
     }
     const entries = await fetchDelivery(script, parameters.delivery);
-    await placeConfiguration(script, entries);
-    checkTokenFiles(node);
-    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
-    const token = parseToken(firstLine(node, paths.token));
-    const ownCa = ownCaOf(node);
+    const arrived = await fetchConfiguration(script, entries);
+    // What is refused leaves the files in place as they are: they may be a member's own.
+    const token = checkTokens(node, arrived);
     if (mode === "join") {
-      checkJoin(node, joinAddress);
-      if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
-    } else if (token.caHash !== undefined && ownCa === undefined) {
+      checkJoin(node, joinAddress, token);
+    } else if (token.caHash !== undefined && ownCaOf(node) === undefined) {
       throw refusal(
         "ConfigInvalid",
         "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form",
       );
     }
+    placeConfiguration(script, arrived);
+    if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
+    if (mode === "join" && node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
     checkConfiguration(node);
-    await startUnit(script, "rke2-server", 1440);
+    await startUnit(script, "rke2-server", 1440, () => serverUnready(node));
     const cluster = clusterOf(node) as ClusterRecord;
-    if (mode === "bootstrap") await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)));
+    if (mode === "bootstrap") await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)), "The kubeconfig of the new cluster");
     if (place(node, paths.join, joinText(endpoint), "0600")) changed(script, `placed ${paths.join}`);
     return serverReply(node, cluster);
+  }
+
+  /** Why a server whose service is active is not ready, if so. */
+  function serverUnready(node: NodeRecord): string | undefined {
+    if (!hasApi(node) || !isNode(node)) return "the API does not know the node yet";
+    return clusterOf(node)?.members.some((member) => member.instanceId === node.machine.instanceId && member.voter) === true
+      ? undefined
+      : "its etcd member does not vote yet";
   }
 
   const nodeText = (node: NodeRecord) => `node-name: "${node.name}"\nnode-ip: "${node.machine.address}"\n`;
@@ -687,17 +776,18 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     version: node.installed as string,
   });
 
-  function checkTokenFiles(node: NodeRecord): void {
+  /** The server's token as it will be, once both tokens are there or arrived. */
+  function checkTokens(node: NodeRecord, arrived: readonly Arrived[]): Token {
     for (const path of [paths.token, paths.agentToken]) {
-      if (firstLine(node, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
+      if (comingLine(node, arrived, path) === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
     }
+    return parseToken(comingLine(node, arrived, paths.token));
   }
 
   /** The token is full, and the disk is of no other cluster. */
-  function checkJoin(node: NodeRecord, joinAddress: string): void {
+  function checkJoin(node: NodeRecord, joinAddress: string, token: Token): void {
     if (joinAddress === node.machine.address)
       throw wrongInput(`joinAddress ${joinAddress} is this machine's own: a server cannot join through itself`);
-    const token = parseToken(firstLine(node, paths.token));
     if (token.caHash === undefined || token.user !== "server") {
       throw refusal(
         "ConfigInvalid",
@@ -715,21 +805,24 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
 
   async function startAgent(script: Script, parameters: NodeCommandParameters<"start-agent">): Promise<Reply<"start-agent">> {
     const { node } = script;
-    refuseOtherRole(node, "rke2-server");
-    const entries = await fetchDelivery(script, parameters.delivery);
-    await placeConfiguration(script, entries);
-    if (firstLine(node, paths.token) === "") throw refusal("ConfigInvalid", `The delivery brought no ${paths.token}`);
-    if (parseToken(firstLine(node, paths.token)).caHash === undefined) {
+    refuseOtherRole(node, "rke2-agent");
+    const arrived = await fetchConfiguration(script, await fetchDelivery(script, parameters.delivery));
+    const token = comingLine(node, arrived, paths.token);
+    if (token === "") throw refusal("ConfigInvalid", `The delivery brought no ${paths.token}`);
+    if (parseToken(token).caHash === undefined) {
       throw refusal(
         "ConfigInvalid",
         "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address",
       );
     }
+    placeConfiguration(script, arrived);
     if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
     if (node.unitState !== "active" && place(node, paths.join, joinText(chooseServer(node, parameters.joins)), "0600"))
       changed(script, `placed ${paths.join}`);
     checkConfiguration(node);
-    await startUnit(script, "rke2-agent", 840);
+    await startUnit(script, "rke2-agent", 840, () =>
+      clusterOf(node)?.quorum === true && isNode(node) ? undefined : "the API does not know the node yet",
+    );
     if (place(node, paths.join, joinText(parameters.endpoint), "0600")) changed(script, `placed ${paths.join}`);
     return { version: node.installed as string };
   }
@@ -741,21 +834,21 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     if (own === undefined) throw wrongInput(`joins names no server for ${node.machine.instanceId}`);
     const answering = addresses.find((address) => {
       const server = resolve(address);
-      return server !== undefined && hasApi(server);
+      return server !== undefined && serves(server);
     });
     return answering ?? own;
   }
 
-  function refuseOtherRole(node: NodeRecord, other: Unit): void {
-    if (node.unit === other && (node.unitState === "active" || node.unitState === "activating")) {
-      throw refusal("ConfigInvalid", `${other} runs on ${node.name}, so the other service will not start. Replace the node`);
+  function refuseOtherRole(node: NodeRecord, unit: Unit): void {
+    if (node.unit !== unit && node.unitState === "active") {
+      throw refusal("ConfigInvalid", `${node.unit} runs on ${node.name}, so ${unit} will not start. Replace the node`);
     }
   }
 
   async function checkCluster(script: Script): Promise<Reply<"check-cluster">> {
     const { node } = script;
     const cluster = clusterOf(node);
-    if (node.unit !== "rke2-server" || cluster === undefined || node.unitState === "inactive") {
+    if (node.unit !== "rke2-server" || cluster === undefined) {
       throw refusal("NotReady", `No server has started on ${node.name} yet: it has no kubeconfig`);
     }
     await script.process.sleep(0.8);
@@ -771,7 +864,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     for (const [name, object] of cluster.nodes) {
       if (!seemsReady(object.instanceId, cluster)) {
         if (notReady.length < 20) notReady.push(name);
-      } else if (object.role === "server") serversReady++;
+      } else if (object.role === "server" && now() >= object.labelledAtMs) serversReady++;
       else agentsReady++;
     }
     return {
@@ -789,7 +882,11 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     };
   }
 
-  const hasApi = (node: NodeRecord) => node.unit === "rke2-server" && node.unitState === "active" && clusterOf(node)?.quorum === true;
+  /** Whether its supervisor says pong: that takes no majority. */
+  const serves = (node: NodeRecord) => node.unit === "rke2-server" && node.unitState === "active";
+  const hasApi = (node: NodeRecord) => serves(node) && clusterOf(node)?.quorum === true;
+  /** Whether the API has a node of its name: a kubelet registers when it starts, and a node that was deleted stays deleted until then. */
+  const isNode = (node: NodeRecord) => clusterOf(node)?.nodes.get(node.name)?.instanceId === node.machine.instanceId;
 
   /** As the API says it: a silent kubelet is noticed after a while. */
   function seemsReady(instanceId: string, cluster: ClusterRecord): boolean {
@@ -817,7 +914,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     }
     let removed = 0;
     for (const name of servers) {
-      checkMajority(cluster, name, node);
+      checkMajority(cluster, name);
       await script.process.sleep(2 + script.random.next() * 4);
       if (!cluster.quorum) throw refusal("NotReady", `etcd has lost its majority: the member of ${name} cannot be removed`);
       removeFromCluster(cluster, name);
@@ -835,14 +932,14 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   }
 
   /** Stops rather than break the etcd majority. */
-  function checkMajority(cluster: ClusterRecord, name: string, node: NodeRecord): void {
+  function checkMajority(cluster: ClusterRecord, name: string): void {
     const left = cluster.members.filter((member) => member.voter && member.nodeName !== name);
     const healthy = left.filter((member) => isHealthy(cluster, member)).length;
     const majority = Math.floor(left.length / 2) + 1;
     if (healthy >= majority) return;
     throw refusal(
       "NotReady",
-      `Removing ${name} would leave ${healthy} healthy of ${left.length} etcd voters, majority is ${majority}. Repair the others first, then ask ${node.name} again`,
+      `Removing ${name} would leave ${healthy} healthy of ${left.length} etcd voters, majority is ${majority}. Repair the others first`,
     );
   }
 
@@ -853,11 +950,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     if (member !== undefined) cluster.members.splice(cluster.members.indexOf(member), 1);
     const other = state.nodes.get(instanceId);
     if (other?.alive === true && member !== undefined) {
-      // A member that is told to leave takes its static pods down; its data is refused from then on.
+      // A member that is told to leave takes its static pods down; its data is refused from then on, at every start that systemd tries.
       other.removed = true;
       other.etcdRuns = false;
       liveOf(other).service?.kill();
-      setUnit(other, "failed");
+      setUnit(other, "activating");
+      refuseRemoved(other);
     }
     touch(cluster);
   }
@@ -867,17 +965,17 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const entries = await fetchDelivery(script, parameters.delivery);
     await script.process.sleep(3 + script.random.next() * 4);
     const secret = new Set<string>([paths.token, paths.agentToken]);
-    const report = {
-      node: node.name,
-      unit: { name: node.unit, state: node.unitState, since: new Date(node.unitChangedAtMs).toISOString() },
-      installed: node.installed ?? "",
-      journal: node.journal.slice(-200),
-      files: [...node.files]
-        .filter(([path]) => !secret.has(path))
-        .map(([path, file]) => ({ path, sha256: file.sha256, mode: file.mode, bytes: file.bytes })),
+    const texts: Record<string, string> = {
+      [`rke2/${node.unit}.log`]: node.journal.join("\n"),
+      [`rke2/${node.unit}.status`]: `ActiveState=${node.unitState}\nNRestarts=${node.restarts}\n`,
+      "rke2/version.txt": `rke2 version ${node.installed ?? "none"}\n`,
     };
-    const body = Buffer.from(JSON.stringify(report, undefined, 1));
-    await upload(script, entries, "diagnostics", body);
+    for (const [path, { text }] of node.files) {
+      if (path.startsWith("/etc/rancher/rke2/config.yaml") && !secret.has(path)) texts[`config/${baseName(path)}`] = text ?? "";
+    }
+    const parts = Object.entries(texts).map(([name, text]) => ({ name: `${node.name}/${name}`, content: Buffer.from(text), mode: 0o600 }));
+    const body = gzipSync(packTar(parts));
+    await upload(script, entries, "diagnostics", body, "The diagnostics");
     return { bytes: body.length, sha256: digestOf(body) };
   }
 
@@ -947,14 +1045,14 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     // The files are far under the size of one part.
     const whole = entries.some((entry) => entry.kind === "put" && entry.name === "snapshot");
     if (saved.content.length > snapshotPartBytes) throw new Unmodelled("a simulated snapshot of several parts");
-    await upload(script, entries, whole ? "snapshot" : "part-1", saved.content);
+    await upload(script, entries, whole ? "snapshot" : "part-1", saved.content, `Snapshot ${parameters.snapshot}`);
     node.snapshots.set(parameters.snapshot, { reply: saved.reply, content: undefined });
     changed(script, `sent ${parameters.snapshot}`);
     return reply;
   }
 
   async function stopServer(script: Script): Promise<Reply<"stop-server">> {
-    refuseOtherRole(script.node, "rke2-agent");
+    refuseOtherRole(script.node, "rke2-server");
     await stopAll(script);
     return {};
   }
@@ -974,7 +1072,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
 
   async function restoreSnapshot(script: Script, parameters: NodeCommandParameters<"restore-snapshot">): Promise<Reply<"restore-snapshot">> {
     const { node } = script;
-    refuseOtherRole(node, "rke2-agent");
+    refuseOtherRole(node, "rke2-server");
     const note = node.restores.get(parameters.restore);
     if (note?.kind === "removed") {
       throw refusal(
@@ -986,7 +1084,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const entries = await fetchDelivery(script, parameters.delivery);
     if (note === undefined) await resetCluster(script, parameters, entries);
     else script.log.push("the cluster was reset by an earlier run of this restore");
-    await startUnit(script, "rke2-server", 2640);
+    await startUnit(script, "rke2-server", 2640, () => serverUnready(node));
     const cluster = clusterOf(node) as ClusterRecord;
     const reset = node.restores.get(parameters.restore) as Extract<RestoreNote, { kind: "reset" }>;
     if (reset.state === undefined) {
@@ -996,7 +1094,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       reset.state = { ...store.stateAt(asked === 0 ? undefined : asked), newestRevision: store.record.revision };
     }
     if (entries.some((entry) => entry.kind === "put" && entry.name === "kubeconfig"))
-      await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)));
+      await upload(script, entries, "kubeconfig", Buffer.from(kubeconfigOf(cluster)), "The kubeconfig of the restored cluster");
     if (place(node, paths.join, joinText(parameters.endpoint), "0600")) changed(script, `placed ${paths.join}`);
     const nodes = [...cluster.nodes].filter(([, object]) => object.role === "server").map(([name]) => name);
     return { ...serverReply(node, cluster), ...reset.state, clusterId: cluster.uid, nodes: nodes.slice(0, 20) };
@@ -1009,7 +1107,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     entries: readonly DeliveryEntry[],
   ): Promise<void> {
     const { node, process } = script;
-    const delivered = await fetchTokens(script, entries);
+    const arrived = await fetchConfiguration(script, entries);
+    const delivered = deliveredTokens(arrived);
     const ownCa = ownCaOf(node);
     if (delivered.token.caHash !== undefined && ownCa !== undefined && ownCa !== delivered.token.caHash) {
       throw refusal(
@@ -1023,7 +1122,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     else if (node.etcd === undefined)
       throw refusal("RestoreFailed", `${node.name} holds no etcd data, so the cluster cannot go on from it. Restore a snapshot`);
 
-    await placeConfiguration(script, entries);
+    placeConfiguration(script, arrived);
     if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
     await stopAll(script);
     if (node.files.delete(paths.join)) changed(script, `removed ${paths.join}`);
@@ -1065,19 +1164,13 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   });
 
   /** Tokens of a delivery before they are placed: a running server may need the ones it has. */
-  async function fetchTokens(script: Script, entries: readonly DeliveryEntry[]): Promise<{ readonly token: Token; readonly agentPassword: string }> {
-    const read = async (path: string) => {
-      const entry = entries.find((each) => each.kind === "get" && each.target === path);
-      const line =
-        entry?.kind === "get"
-          ? (Buffer.from((await download(script, entry)).body)
-              .toString("utf8")
-              .split("\n")[0] ?? "")
-          : "";
+  function deliveredTokens(arrived: readonly Arrived[]): { readonly token: Token; readonly agentPassword: string } {
+    const read = (path: string) => {
+      const line = arrived.find(({ entry }) => entry.target === path)?.text.split("\n")[0] ?? "";
       if (line === "") throw refusal("ConfigInvalid", `The delivery brought no ${path}`);
-      return line;
+      return parseToken(line);
     };
-    return { token: parseToken(await read(paths.token)), agentPassword: parseToken(await read(paths.agentToken)).password };
+    return { token: read(paths.token), agentPassword: read(paths.agentToken).password };
   }
 
   async function fetchSnapshot(script: Script, entries: readonly DeliveryEntry[]): Promise<SnapshotContent> {
@@ -1152,7 +1245,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
   async function rejoinServer(script: Script, parameters: NodeCommandParameters<"rejoin-server">): Promise<Reply<"rejoin-server">> {
     const { node, process } = script;
     const { restore, joinAddress, endpoint } = parameters;
-    refuseOtherRole(node, "rke2-agent");
+    refuseOtherRole(node, "rke2-server");
     if (node.restores.get(restore)?.kind === "reset") {
       throw refusal(
         "SplitBrain",
@@ -1160,10 +1253,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       );
     }
     const entries = await fetchDelivery(script, parameters.delivery);
-    await placeConfiguration(script, entries);
-    checkTokenFiles(node);
+    const arrived = await fetchConfiguration(script, entries);
+    checkJoin(node, joinAddress, checkTokens(node, arrived));
+    placeConfiguration(script, arrived);
     if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
-    checkJoin(node, joinAddress);
     checkConfiguration(node);
     if (!node.restores.has(restore)) {
       const answers = () => {
@@ -1182,7 +1275,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       changed(script, "removed the etcd data of the time before the restore");
     }
     if (node.etcd === undefined && place(node, paths.join, joinText(joinAddress), "0600")) changed(script, `placed ${paths.join}`);
-    await startUnit(script, "rke2-server", 1440);
+    await startUnit(script, "rke2-server", 1440, () => serverUnready(node));
     if (place(node, paths.join, joinText(endpoint), "0600")) changed(script, `placed ${paths.join}`);
     return serverReply(node, clusterOf(node) as ClusterRecord);
   }
@@ -1220,10 +1313,17 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
 
   // ---------------------------------------------------------------- services
 
-  /** Starts the unit unless it runs already, and waits until the node is ready, the log says that waiting is in vain, or the time is over. */
-  async function startUnit(script: Script, unit: Unit, limitSeconds: number): Promise<void> {
+  /**
+   * Starts the unit unless it runs already, and waits until the node is ready, the log says that waiting is in vain, or the time is over.
+   *
+   * @param unready why a node whose unit is active is not ready, if so
+   */
+  async function startUnit(script: Script, unit: Unit, limitSeconds: number, unready: () => string | undefined): Promise<void> {
     const { node } = script;
-    node.unit = unit;
+    if (node.unit !== unit) {
+      stopUnit(node);
+      node.unit = unit;
+    }
     if (node.unitState === "active") {
       script.log.push(`${unit} is active already`);
     } else if (node.unitState === "activating" && !script.changed) {
@@ -1232,18 +1332,37 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       changed(script, `started ${unit}`);
       launchUnit(node);
     }
+    const begunAtMs = now();
     const deadlineMs = script.startedAtMs + limitSeconds * seconds;
-    while (node.unitState !== "active") {
-      if (node.fatal !== undefined) {
-        if (node.etcd === undefined) stopUnit(node);
+    let idleSinceMs: number | undefined;
+    for (;;) {
+      const isActive = node.unitState === "active";
+      const reason = isActive ? unready() : `${unit} is ${node.unitState}`;
+      if (reason === undefined) return;
+      if (!isActive && node.fatal !== undefined) {
+        stopInVain(node);
         throw refusal(node.fatal.code, `${node.fatal.meaning}. RKE2 on ${node.name} says: ${node.journal.at(-1) ?? ""}`, node.journal);
       }
-      if (node.unitState === "inactive" || node.unitState === "failed")
+      const isIdle = node.unitState === "inactive" || node.unitState === "failed";
+      idleSinceMs = isIdle ? (idleSinceMs ?? now()) : undefined;
+      if (idleSinceMs !== undefined && now() - idleSinceMs >= idleSeconds * seconds)
         throw refusal("ServiceFailed", `${unit} on ${node.name} is ${node.unitState} and does not start`, node.journal);
+      if (!isActive && node.restarts >= mostRestarts) {
+        stopInVain(node);
+        throw refusal("ServiceFailed", `${unit} on ${node.name} ended ${node.restarts} times`, node.journal);
+      }
       const left = (deadlineMs - now()) / seconds;
-      if (left <= 0) throw refusal("StartTimedOut", `${unit} on ${node.name} is still ${node.unitState} after ${limitSeconds} s`, node.journal);
-      await settled(script, left);
+      const took = Math.round((now() - begunAtMs) / seconds);
+      if (left <= 0 && isActive) throw refusal("NotReady", `${unit} on ${node.name} is active, but after ${took} s ${reason}`, node.journal);
+      if (left <= 0) throw refusal("StartTimedOut", `${unit} on ${node.name} is still ${node.unitState} after ${took} s`, node.journal);
+      // What makes an active node ready wakes nobody.
+      await settled(script, Math.min(left, isActive ? 3 : isIdle ? idleSeconds : left));
     }
+  }
+
+  /** Leaves no service that fails every five seconds, but never stops one that holds data of a cluster. */
+  function stopInVain(node: NodeRecord): void {
+    if (node.etcd === undefined) stopUnit(node);
   }
 
   /** Until the unit changes, or so many seconds. */
@@ -1266,6 +1385,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     const process = new Process(world);
     running.service = process;
     node.fatal = undefined;
+    node.restarts = 0;
     node.journal = [];
     setUnit(node, "activating");
     const own = random.fork(`service ${node.machine.instanceId} ${state.serial++}`);
@@ -1294,16 +1414,27 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     for (const wake of liveOf(node).watchers) wake();
   }
 
+  function refuseRemoved(node: NodeRecord): void {
+    giveUp(
+      node,
+      "AlreadyMember",
+      "The disk belongs to an etcd member that was removed",
+      'level=fatal msg="the member has been permanently removed from the cluster; the data-dir used by this member must be removed"',
+    );
+  }
+
+  /** The service has ended with this line, and systemd starts it again. */
+  async function restart(node: NodeRecord, process: Process, own: Random, line: string): Promise<void> {
+    say(node, line);
+    await process.sleep(restartSeconds + 0.5 + own.next());
+    if (++node.restarts >= mostRestarts) for (const wake of liveOf(node).watchers) wake();
+  }
+
   async function runServer(node: NodeRecord, process: Process, own: Random): Promise<void> {
     const config = readConfig(node);
     for (const key of unknownKeys(config, "server")) say(node, `level=warning msg="Unknown flag --${key} found in config.yaml, skipping"`);
     if (node.removed) {
-      giveUp(
-        node,
-        "AlreadyMember",
-        "The disk belongs to an etcd member that was removed",
-        'level=fatal msg="the member has been permanently removed from the cluster"',
-      );
+      refuseRemoved(node);
       return;
     }
     const token = parseToken(tokenOf(node, config, "token"));
@@ -1457,6 +1588,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       );
       return;
     }
+    // From here on it has the cluster's authorities and a kubeconfig.
+    node.cluster = cluster.id;
     // One learner at a time, and only while a majority can agree to it.
     while (cluster.members.some((member) => !member.voter) || !cluster.quorum) {
       if (!node.journal.at(-1)?.includes("Waiting for other members")) {
@@ -1468,7 +1601,6 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     node.etcd = cluster.id;
     node.era = cluster.era;
     node.etcdRuns = true;
-    node.cluster = cluster.id;
     touch(cluster);
     await process.sleep(own.latency("learnerJoinAndPromote"));
     await promoted(node, process, cluster);
@@ -1482,12 +1614,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       if (member === undefined) {
         // Removed meanwhile: the process ends, its data is of no use.
         node.removed = true;
-        giveUp(
-          node,
-          "AlreadyMember",
-          "The disk belongs to an etcd member that was removed",
-          'level=fatal msg="the member has been permanently removed from the cluster"',
-        );
+        refuseRemoved(node);
         await new Promise<never>(() => undefined);
       } else if (member.voter && cluster.quorum) {
         return;
@@ -1502,7 +1629,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
 
   function serverReady(node: NodeRecord, cluster: ClusterRecord, own: Random): void {
     say(node, 'level=info msg="rke2 is up and running"');
-    cluster.nodes.set(node.name, nodeObject(node, "server"));
+    const labelledAtMs = cluster.nodes.get(node.name)?.labelledAtMs ?? now() + roleLabelSeconds * seconds;
+    cluster.nodes.set(node.name, nodeObject(node, "server", labelledAtMs));
     if (cluster.era > 0) reconnectAgents(cluster);
     cluster.podsReadyAtMs = Math.max(cluster.podsReadyAtMs, now() + own.latency("lastServerPodsReady") * seconds);
     node.admitsAtMs = now();
@@ -1510,11 +1638,12 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     touch(cluster);
   }
 
-  const nodeObject = (node: NodeRecord, role: NodeObject["role"]): NodeObject => ({
+  const nodeObject = (node: NodeRecord, role: NodeObject["role"], labelledAtMs: number): NodeObject => ({
     instanceId: node.machine.instanceId,
     role,
     passwordHash: hash(node.password),
     version: node.installed as string,
+    labelledAtMs,
   });
 
   async function runAgent(node: NodeRecord, process: Process, own: Random): Promise<void> {
@@ -1547,7 +1676,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       }
       node.cluster = cluster.id;
       node.era = cluster.era;
-      cluster.nodes.set(node.name, nodeObject(node, "agent"));
+      cluster.nodes.set(node.name, nodeObject(node, "agent", now()));
       revision++;
       await process.sleep(own.latency("agentStartToReady"));
       while (!cluster.quorum) await process.sleep(5);
@@ -1571,14 +1700,15 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     for (;;) {
       const server = resolve(address);
       const cluster = server === undefined ? undefined : clusterOf(server);
-      if (server === undefined || cluster === undefined || !hasApi(server)) {
-        if (!node.journal.at(-1)?.includes("Failed to validate connection")) {
-          say(
-            node,
-            `level=error msg="Failed to validate connection to cluster at https://${address}:9345: failed to get CA certs: connection refused"`,
-          );
+      if (server === undefined || cluster === undefined || !serves(server)) {
+        const line = `failed to get CA certs: https://${address}:9345/cacerts: connection refused`;
+        if (role === "server") {
+          await restart(node, process, own, `level=fatal msg="starting kubernetes: preparing server: ${line}"`);
+        } else {
+          if (!node.journal.at(-1)?.includes("Failed to validate connection"))
+            say(node, `level=error msg="Failed to validate connection to cluster at https://${address}:9345: ${line}"`);
+          await process.sleep(4 + own.next() * 2);
         }
-        await process.sleep(4 + own.next() * 2);
         continue;
       }
       if (token.caHash !== undefined && token.caHash !== cluster.caHash) {
@@ -1594,24 +1724,36 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       const asAgent = token.password === cluster.agentPassword && token.user !== "server";
       const known = cluster.nodes.get(node.name);
       const stranger = known !== undefined && known.passwordHash !== hash(node.password);
-      if (asServer || (role === "agent" && asAgent)) {
-        if (!stranger) return cluster;
-        say(
-          node,
-          "level=error msg=\"Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry\"",
-        );
+      const waiting = `level=info msg="Waiting to retrieve agent configuration; server is not ready: https://${address}:9345/v1-rke2`;
+      if (!asServer && !(role === "agent" && asAgent)) {
+        const isLast = ++rejected >= 8;
+        const starting = "starting kubernetes: preparing server";
+        const line =
+          role === "server"
+            ? `level=fatal msg="${starting}: https://${address}:9345/v1-rke2/config: 401 Unauthorized"`
+            : `${waiting}/config: 401 Unauthorized"`;
+        if (isLast) {
+          giveUp(node, "TokenRejected", "The server does not accept the token", line);
+          return undefined;
+        }
+        if (role === "server") {
+          await restart(node, process, own, line);
+          continue;
+        }
+        say(node, line);
+      } else if (!cluster.quorum) {
+        if (!node.journal.at(-1)?.includes("503 Service Unavailable")) say(node, `${waiting}/serving-kubelet.crt: 503 Service Unavailable"`);
+      } else if (stranger) {
+        const line = `${waiting}/serving-kubelet.crt: Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry"`;
         if (++rejected >= 4) {
-          giveUp(node, "DuplicateNode", "The cluster knows this node name with another node password", node.journal.at(-1) as string);
+          giveUp(node, "DuplicateNode", "The cluster knows this node name with another node password", line);
           return undefined;
         }
+        say(node, line);
       } else {
-        say(node, `level=error msg="failed to get node configuration from https://${address}:9345: not authorized"`);
-        if (++rejected >= 8) {
-          giveUp(node, "TokenRejected", "The server does not accept the token", node.journal.at(-1) as string);
-          return undefined;
-        }
+        return cluster;
       }
-      await process.sleep(5);
+      await process.sleep(4 + own.next() * 2);
     }
   }
 
@@ -1647,7 +1789,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       log: [],
       changed: false,
     };
-    const ended = execute(script, command as NodeCommandName, document.parameters);
+    const ended = execute(script, command as NodeCommandName, document);
     return {
       ended,
       kill: () => {
@@ -1659,17 +1801,18 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     };
   }
 
-  async function execute(script: Script, command: NodeCommandName, parameters: Readonly<Record<string, string>>): Promise<DocumentEnd> {
+  async function execute(script: Script, command: NodeCommandName, document: DocumentRun): Promise<DocumentEnd> {
     const { node, process } = script;
     try {
-      const parsed = nodeCommands[command].parameters.safeParse(parameters);
+      checkParameters(command, document);
+      const parsed = nodeCommands[command].parameters.safeParse(document.parameters);
       if (!parsed.success)
         throw wrongInput(
           `Parameters of ${command} are not as the contract has them: ${parsed.error.issues.map((issue) => issue.path.join(".")).join(", ")}`,
         );
       await lock(script, lockSeconds[command] ?? 60);
-      if (!poolName.test(parsed.data.pool)) throw wrongInput(`Parameter pool must match ${poolName.source}`);
-      node.name = nodeName(parsed.data.pool, node.machine.instanceId);
+      // prepare-node looks first whose disk it is.
+      if (command !== "prepare-node") node.name = nodeName(parsed.data.pool, node.machine.instanceId);
       const reply = await act(script, command, parsed.data);
       const result = nodeCommands[command].result.parse({ ok: true, node: node.name, changed: script.changed, ...reply });
       return { exitCode: 0, stdout: `${JSON.stringify(result)}\n`, stderr: logOf(script, command) };
@@ -1687,6 +1830,19 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       const running = live.get(node.machine.instanceId);
       if (running?.script === process) running.script = undefined;
     }
+  }
+
+  /** What a script refuses before it does anything. */
+  function checkParameters(command: NodeCommandName, { content, parameters }: DocumentRun): void {
+    for (const [name, { allowedPattern = "", maxChars = Number.POSITIVE_INFINITY }] of Object.entries(content.parameters ?? {})) {
+      const value = parameters[name] ?? "";
+      if (value.length > maxChars || !new RegExp(allowedPattern).test(value))
+        throw wrongInput(`Parameter ${name} must match ${allowedPattern}, at most ${maxChars} characters`);
+    }
+    if (command !== "start-server") return;
+    const { mode, joinAddress } = parameters;
+    if (mode === "join" && joinAddress === "") throw wrongInput("mode join needs a joinAddress: without it the node would make a cluster of its own");
+    if (mode === "bootstrap" && joinAddress !== "") throw wrongInput("mode bootstrap takes no joinAddress: the first server joins nobody");
   }
 
   function act(script: Script, command: NodeCommandName, parameters: unknown): Promise<object> {
@@ -1795,7 +1951,6 @@ interface ConfigKey {
   readonly criticalEnforced: boolean;
 }
 const keysByName = new Map((configKeys as readonly ConfigKey[]).map((key) => [key.name, key]));
-const poolName = /^[a-z]([a-z0-9-]*[a-z0-9])?$/;
 const httpsUrl = /^https:\/\/[A-Za-z0-9._~:/?&=%+-]+$/;
 
 /** Values that RKE2 compares when a server joins. */

@@ -588,6 +588,16 @@ fetch_configuration() {
   done
 }
 
+# Where a configuration file's content lies before it is placed, into REPLY: as the delivery brought it, else as it is there. What is refused by it
+# leaves the machine as it was: the files in place may be a member's own.
+coming_file() {
+  local at
+  REPLY="$root$1"
+  for at in "${!get_targets[@]}"; do
+    if [[ ${get_targets[at]} == "$1" ]]; then REPLY="$work_dir/get-$at"; fi
+  done
+}
+
 place_configuration() {
   local at
   for at in "${!get_targets[@]}"; do

@@ -68,10 +68,10 @@ main() {
   fi
   fetch_delivery "$delivery"
   fetch_configuration
-  place_configuration
   check_token_files
-  place_node_file
   check_join
+  place_configuration
+  place_node_file
   check_configuration
   remove_old_data
   if [[ ! -d $wal_dir ]]; then place_join_file "$joinAddress"; fi

@@ -6,7 +6,8 @@
 check_join() {
   if [[ $joinAddress == "$address" ]]; then wrong_input "joinAddress $joinAddress is this machine's own: a server cannot join through itself"; fi
   local token=''
-  IFS= read -r token <"$config_dir/drover-token" || true
+  coming_file /etc/rancher/rke2/drover-token
+  IFS= read -r token <"$REPLY" || true
   if [[ ! $token =~ ^K10([0-9a-f]{64})::server:.+$ ]]; then
     fail ConfigInvalid "The delivered server token is not the full form with the CA hash. A short token would trust any server at the join address"
   fi
@@ -19,7 +20,8 @@ check_join() {
 check_token_files() {
   local file
   for file in drover-token drover-agent-token; do
-    if [[ ! -s $config_dir/$file ]]; then fail ConfigInvalid "The delivery brought no /etc/rancher/rke2/$file"; fi
+    coming_file "/etc/rancher/rke2/$file"
+    if [[ ! -s $REPLY ]]; then fail ConfigInvalid "The delivery brought no /etc/rancher/rke2/$file"; fi
   done
 }
 

@@ -29,7 +29,9 @@ agent_is_ready() {
 
 check_token() {
   local token=''
-  IFS= read -r token <"$config_dir/drover-token" || true
+  coming_file /etc/rancher/rke2/drover-token
+  if [[ ! -s $REPLY ]]; then fail ConfigInvalid "The delivery brought no /etc/rancher/rke2/drover-token"; fi
+  IFS= read -r token <"$REPLY" || true
   if [[ ! $token =~ ^K10[0-9a-f]{64}::(node|server):.+$ ]]; then
     fail ConfigInvalid "The delivered token is not the full form with the CA hash. A short token would trust any server at the join address"
   fi
@@ -70,9 +72,8 @@ main() {
   check_other_role rke2-server
   fetch_delivery "$delivery"
   fetch_configuration
-  place_configuration
-  if [[ ! -s $config_dir/drover-token ]]; then fail ConfigInvalid "The delivery brought no /etc/rancher/rke2/drover-token"; fi
   check_token
+  place_configuration
   place_node_file
   read_unit
   # An agent that runs keeps what it was told: the join address matters to the first start alone.

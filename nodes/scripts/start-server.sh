@@ -41,7 +41,8 @@ check_bootstrap() {
 
 check_bootstrap_token() {
   local token=''
-  IFS= read -r token <"$config_dir/drover-token" || true
+  coming_file /etc/rancher/rke2/drover-token
+  IFS= read -r token <"$REPLY" || true
   if [[ -z $token ]]; then fail ConfigInvalid "The delivered server token is empty"; fi
   if [[ $token == K10* && ! -e $server_ca ]]; then
     fail ConfigInvalid "The delivered server token names a CA, which does not exist before the first server has started. Deliver the short form"
@@ -68,15 +69,11 @@ main() {
   fi
   fetch_delivery "$delivery"
   fetch_configuration
-  place_configuration
   check_token_files
+  if [[ $mode == join ]]; then check_join; else check_bootstrap_token; fi
+  place_configuration
   place_node_file
-  if [[ $mode == join ]]; then
-    check_join
-    if [[ ! -d $wal_dir ]]; then place_join_file "$joinAddress"; fi
-  else
-    check_bootstrap_token
-  fi
+  if [[ $mode == join && ! -d $wal_dir ]]; then place_join_file "$joinAddress"; fi
   check_configuration
   if [[ $mode == join && ! -s $join_file && ! -d $wal_dir ]]; then fail Internal "The join address could not be written"; fi
 

@@ -116,6 +116,13 @@ describe("the assembly", () => {
     expect(readFileSync(made.template, "utf8")).toBe(drover.text);
     expect(readdirSync(scratch).sort()).toEqual(["assembly", "other"]);
   }, 120_000);
+  it("is whole when two make it at the same time", async () => {
+    const shared = join(scratch, "shared");
+    const made = await Promise.all([1, 2].map(() => ensureAssembly(shared, { context: { network: "true" }, validate: false })));
+    expect(made.filter((each) => each.made)).toHaveLength(1);
+    expect(readFileSync(join(shared, "Drover.template.json"), "utf8")).toBe(drover.text);
+    expect(readdirSync(scratch).sort()).toEqual(["assembly", "other", "shared"]);
+  }, 120_000);
   it("is made again for validation when it was made without", async () => {
     const stamp = readFileSync(join(scratch, "other", "drover-stamp.txt"), "utf8");
     expect(`${stamp} validated`).toBe(readFileSync(join(outdir, "drover-stamp.txt"), "utf8"));

@@ -183,7 +183,10 @@ describe("a cluster's life", () => {
     stage.answers = ["ha"];
     const { code, out, err } = await stage.drover("delete", "ha");
     stage.answers = undefined;
-    expect({ code, out: masked(out) }).toEqual({ code: 0, out: "ha is deleted after TIME; nothing is left\n  last snapshot  SNAPSHOT, in the snapshot bucket\n" });
+    expect({ code, out: masked(out) }).toEqual({
+      code: 0,
+      out: "ha is deleted after TIME; nothing is left\n  last snapshot  SNAPSHOT, in the snapshot bucket\n",
+    });
     expect(masked(err)).toMatch(/TIME {2}nodes {16}7 machine\(s\) are gone/);
     expect(await stage.json("list")).toMatchObject({ data: { clusters: [] } });
   });

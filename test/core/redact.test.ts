@@ -53,6 +53,7 @@ describe("what leaves without its secrets", () => {
     "Cannot remove server s2 of prod: 1 healthy server would remain of 3, majority is 2.",
     `sha256 ${hash} of rke2-images-core.linux-amd64.tar.zst does not match`,
     "token-file: /etc/rancher/rke2/drover-token",
+    "workers-i-0123456789abcdef0: TokenRejected: The server does not accept the token",
     "i-0123456789abcdef0 in subnet-0123456789abcdef0 of vpc-0123456789abcdef0 from ami-0123456789abcdef0",
     "arn:aws:states:eu-west-1:111122223333:execution:create-cluster:create-prod-20261122-1a2b3c4d",
     "User: arn:aws:sts::111122223333:assumed-role/Drover-LaunchNodesFunctionServiceRole91C3F1D2/Drover-LaunchNodes is not authorized to perform: ec2:RunInstances",

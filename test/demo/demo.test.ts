@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,7 +28,7 @@ describe("the demo", () => {
   });
 
   it("creates the example, deletes it, and leaves nothing", () => {
-    expect(report).toMatchObject({ schema: 1, outcome: "ready and gone", seed: 3, file: "examples/ha.yaml", warnings: [] });
+    expect(report).toMatchObject({ schema: 1, outcome: "ready and gone", seed: 3, nodeKind: "simulated", file: "examples/ha.yaml", warnings: [] });
     expect(report).not.toHaveProperty("problem");
     expect(report.create).toMatchObject({ status: "succeeded" });
     expect(report.delete).toMatchObject({ status: "succeeded" });
@@ -86,6 +87,7 @@ describe("the demo", () => {
   });
   it("holds the time to ready against the bound of an image whose nodes are slower to come online", () => {
     const { lowerBound, ratio = 0, seconds } = report.create as NonNullable<DemoReport["create"]>;
+    if (lowerBound === undefined) throw new Error("simulated nodes are held against the bound");
     // Ubuntu's 30 s in place of Amazon Linux's 18 s.
     expect(lowerBound.F).toBeCloseTo(101.8 + 12, 6);
     expect(ratio).toBeCloseTo(seconds / lowerBound.LB, 9);
@@ -128,6 +130,31 @@ describe("the demo", () => {
     const again = await demo({ outdir, seed: 3 });
     expect({ ...again, realSeconds: 0, synthSeconds: 0 }).toEqual({ ...report, realSeconds: 0, synthSeconds: 0 });
     expect(report.realSeconds).toBeGreaterThan(0);
+  });
+});
+
+describe("the demo's choice of nodes", () => {
+  /** As from a terminal, where none of the programs that machines need is to be found. */
+  const run = (...words: string[]) =>
+    spawnSync(process.execPath, ["--import", import.meta.resolve("tsx"), "local/demo.ts", ...words], {
+      encoding: "utf8",
+      env: { ...process.env, PATH: folder, NODE_OPTIONS: "" },
+    });
+
+  it("says in one line what is missing when machines are asked for, and does nothing", () => {
+    const { status, stdout, stderr } = run("--nodes", "machines");
+    expect([status, stdout]).toEqual([2, ""]);
+    expect(stderr).toMatch(/^Machines (?:need|cannot run)[^\n]+\n$/);
+    if (process.platform === "linux") expect(stderr).toContain("apt-get install --yes systemd-container");
+  });
+  it("takes simulated nodes when nobody asks and machines cannot run, and says what would be needed", () => {
+    const { status, stdout, stderr } = run("--json");
+    expect([status, stderr]).toEqual([0, expect.stringMatching(/^Nodes are simulated\. Machines (?:need|cannot run)[^\n]+\n$/)]);
+    expect(JSON.parse(stdout)).toMatchObject({ outcome: "ready and gone", nodeKind: "simulated", file: "examples/ha.yaml" });
+  });
+  it("knows no other kind", () => {
+    const { status, stdout, stderr } = run("--nodes", "real");
+    expect([status, stdout, stderr]).toEqual([2, "", "--nodes takes simulated or machines, not real\nSee: npm run demo -- --help\n"]);
   });
 });
 

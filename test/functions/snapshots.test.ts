@@ -151,7 +151,13 @@ describe("proving a snapshot", () => {
       token: { generation: 2, hash: tokenHash("second") },
     });
     expect(Object.keys(world.manifests[snapshot]?.configs ?? {})).toEqual(["server", "general", "batch"]);
-    expect(world.cluster().newestProven).toEqual({ id: snapshot, at: "2026-01-05T02:00:10.000Z", revision: 1234, bytes: 20_512, leader: "server-i-1" });
+    expect(world.cluster().newestProven).toEqual({
+      id: snapshot,
+      at: "2026-01-05T02:00:10.000Z",
+      revision: 1234,
+      bytes: 20_512,
+      leader: "server-i-1",
+    });
     expect(world.operation().outcome).toEqual({ snapshot });
     expect(announced).toMatchObject([{ name: "Snapshot Proven", detail: { snapshot, revision: 1234, operation: id } }]);
   });

@@ -143,6 +143,10 @@ describe("the virtual clock", () => {
     expect(seen).toEqual(["held 0", "pinged 1800", "waited an hour 3600", "asked again 3600"]);
     expect(clock.now()).toBeGreaterThanOrEqual(3 * hour);
     expect(clock.now()).toBeLessThan(4 * hour);
+    // An hour less the millisecond before it, then two less the one of asking again.
+    const skipped = [hour / 2, hour, clock.now()].map((time) => Math.round(clock.skippedUntil(time) / 60_000));
+    expect(skipped).toEqual([30, 60, 180]);
+    expect(clock.skippedUntil(clock.now())).toBeLessThan(3 * hour);
   });
 
   it("refuses a second driver", async () => {

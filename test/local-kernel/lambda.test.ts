@@ -196,6 +196,18 @@ describe("an asynchronous event", () => {
     expect(messages.map(({ body }) => JSON.parse(body))).toEqual([{ a: 1 }]);
   });
 
+  it("is tried again after time that merely passes: a paced world does not wait for it", async () => {
+    const world = boot();
+    const begun = world.clock.now();
+    const stop = new AbortController();
+    const given = world.invoke({ function: "Retried", payload: {}, kind: "event", by: "owner" }).finally(() => stop.abort());
+    await world.clock.pace({ speed: 1, signal: stop.signal, skipsIdle: true });
+    expect(await given).toMatchObject({ ok: false });
+    const took = world.clock.now() - begun;
+    expect(took / 1000).toBeGreaterThan(180);
+    expect((took - world.clock.skippedUntil(world.clock.now())) / 1000).toBeLessThan(60);
+  });
+
   it("waits for a place when the function has none left", async () => {
     const world = boot();
     const invoke = (kind: "sync" | "event") => world.invoke({ function: "Single", payload: {}, kind, by: "owner" });

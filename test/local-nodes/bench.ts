@@ -1,9 +1,11 @@
 /** A bench of simulated nodes: a clock, a store that answers by HTTP, and an EC2 that lets nodes die. */
+import { standInFiles } from "../../local/aws/stand-in-release.js";
 import type { Faults, Service } from "../../local/kernel/contract.js";
-import type { Machine, MachineFetch } from "../../local/nodes/contract.js";
+import type { Machine } from "../../local/nodes/contract.js";
 import { createSimulatedNodes } from "../../local/nodes/simulated.js";
 import { type TinyWorld, tinyWorld } from "../local-aws/tiny-world.js";
-import type { NodeBench } from "./contract.js";
+import { bootstrapped, type NodeBench, prepared, version } from "./contract.js";
+import { nodeStore } from "./store.js";
 
 export interface SimulatedBench extends NodeBench {
   readonly world: TinyWorld;
@@ -13,26 +15,10 @@ export interface SimulatedBench extends NodeBench {
 
 export function simulatedBench(options: { readonly seed?: number; readonly faults?: Partial<Faults> } = {}): SimulatedBench {
   const world = tinyWorld(options);
-  const objects = new Map<string, Buffer>();
-  const slots = new Set<string>();
   const lost: string[] = [];
-  let requests = 0;
   let machines = 0;
-  const origin = "https://store.example/";
-  const fetch: MachineFetch = (url, request) => {
-    requests++;
-    const name = url.slice(origin.length);
-    const answer = (status: number, body: Uint8Array = Buffer.alloc(0)) => ({ status, headers: {}, body });
-    if (request.method === "GET") {
-      const body = objects.get(name);
-      return body === undefined ? answer(404) : answer(200, body);
-    }
-    if (!slots.has(name)) return answer(403);
-    if (objects.has(name)) return answer(412);
-    objects.set(name, Buffer.from(request.body ?? []));
-    return answer(200);
-  };
-  const driver = createSimulatedNodes(world, { fetch });
+  const store = nodeStore("https://store.example/");
+  const driver = createSimulatedNodes(world, { fetch: store.fetch });
   const ec2 = {
     name: "ec2",
     operations: {},
@@ -46,10 +32,19 @@ export function simulatedBench(options: { readonly seed?: number; readonly fault
   } satisfies Service & { lose(id: string): void };
   world.add(ec2);
   world.add(driver);
-  return {
+  // One clock for all who wait: the next has its turn when the one before has what it waited for.
+  let turn: Promise<unknown> = Promise.resolve();
+  const run = (goal: number | (() => boolean)) => {
+    turn = turn.then(() => (typeof goal === "number" && goal <= world.clock.now() ? undefined : world.clock.runUntil(goal)));
+    return turn;
+  };
+  const bench: SimulatedBench = {
     world,
     driver,
     lost,
+    architecture: "amd64",
+    release: standInFiles({ version, architecture: "amd64", imageSets: ["core", "canal"] }),
+    store,
     async boot(overrides = {}) {
       machines++;
       const machine: Machine = {
@@ -64,35 +59,28 @@ export function simulatedBench(options: { readonly seed?: number; readonly fault
       driver.boot(machine);
       return machine;
     },
+    // Simulated machines cost nothing: nobody shares one.
+    blank: () => bench.boot(),
+    candidate: (role) => prepared(bench, role),
+    cluster: () => bootstrapped(bench),
     async settle(promise) {
       let over = false;
       const done = () => {
         over = true;
       };
       promise.then(done, done);
-      await world.clock.runUntil(() => over);
+      await run(() => over);
       if (!over) throw new Error("the world came to rest before the command ended");
       return promise;
     },
     async pass(seconds) {
-      await world.clock.runUntil(world.clock.now() + seconds * 1000);
+      const until = world.clock.now() + seconds * 1000;
+      await run(until);
     },
-    store: {
-      give(name, body) {
-        // Another body is another address: what was given once stays as it was.
-        const address = `${name}-${objects.size + 1}`;
-        objects.set(address, Buffer.from(body));
-        return `${origin}${address}`;
-      },
-      slot(name) {
-        slots.add(name);
-        return `${origin}${name}`;
-      },
-      taken: (name) => objects.get(name)?.toString("utf8"),
-      bytes: (name) => objects.get(name) ?? Buffer.alloc(0),
-      get requests() {
-        return requests;
-      },
+    async clusters() {
+      return driver.clusters();
     },
+    async done() {},
   };
+  return bench;
 }

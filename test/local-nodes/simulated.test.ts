@@ -8,6 +8,7 @@ import {
   bootstrapParameters,
   bootstrapped,
   failed,
+  fullToken,
   joined,
   joinParameters,
   nodeCommandContract,
@@ -16,6 +17,7 @@ import {
   prepareParameters,
   releaseDelivery,
   succeeded,
+  tokenDelivery,
 } from "./contract.js";
 
 nodeCommandContract("simulated nodes", () => simulatedBench());
@@ -63,25 +65,6 @@ describe("simulated servers", () => {
     expect(bench.driver.answers(first.instanceId, 6443)).toEqual({ answers: false, sinceMs: bench.world.clock.now() });
   });
 
-  it("only warn about a key of config.yaml they do not know", async () => {
-    const bench = simulatedBench();
-    const machine = await bench.boot();
-    const delivery = releaseDelivery(bench, {
-      config: ["cluster-init: true", "token-file: /etc/rancher/rke2/drover-token", "agent-token-file: /etc/rancher/rke2/drover-agent-token"],
-    });
-    const result = succeeded(await perform(bench, machine, "prepare-node", prepareParameters(bench, "server", "server", delivery)));
-    expect(result.warnings).toEqual(["Unknown flag --cluster-init found in config.yaml, skipping"]);
-    succeeded(await perform(bench, machine, "start-server", bootstrapParameters(bench)));
-  });
-
-  it("do not become servers of their own after they were told to join and hold no data", async () => {
-    const bench = simulatedBench();
-    const machine = await prepared(bench, "server");
-    failed(await perform(bench, machine, "start-server", joinParameters(bench, "a".repeat(64), "10.0.47.9")));
-    expect(failed(await perform(bench, machine, "start-server", bootstrapParameters(bench))).code).toBe("SplitBrain");
-    expect(bench.driver.clusters()).toHaveLength(0);
-  });
-
   it("take the first server's time and a learner's time from the latency model", async () => {
     const bench = simulatedBench({ seed: 11 });
     const first = await prepared(bench, "server");
@@ -119,13 +102,81 @@ describe("simulated servers", () => {
     succeeded(await perform(bench, machine, "start-server", parameters));
     expect(bench.driver.clusters()).toHaveLength(1);
   });
+});
 
-  it("upload a kubeconfig once: what is there already counts as done", async () => {
+// Beyond the contract because of their length: what a script waits out takes machines a quarter of an hour or more.
+describe("simulated nodes at the end of their time", () => {
+  it("give up an agent that no server answers", async () => {
+    const bench = simulatedBench();
+    const { caHash } = await bootstrapped(bench);
+    const agent = await prepared(bench, "agent");
+    const startedAt = bench.world.clock.now();
+    const parameters = agentParameters(bench, caHash, agent, ["10.0.0.177", "10.0.0.178"]);
+    expect(failed(await perform(bench, agent, "start-agent", parameters))).toMatchObject({ code: "StartTimedOut", exitCode: 75 });
+    expect((bench.world.clock.now() - startedAt) / 1000).toBeCloseTo(840, -1);
+  });
+
+  it("give up an agent whose node was deleted: a kubelet registers when it starts, and never again", async () => {
+    const bench = simulatedBench();
+    const { first, caHash } = await bootstrapped(bench);
+    const agent = await prepared(bench, "agent");
+    const parameters = agentParameters(bench, caHash, agent, [first.address]);
+    succeeded(await perform(bench, agent, "start-agent", parameters));
+    succeeded(await perform(bench, first, "remove-node", { pool: "server", nodes: `workers-${agent.instanceId}`, role: "agent" }));
+    const failure = failed(await perform(bench, agent, "start-agent", parameters));
+    expect(failure).toMatchObject({ code: "NotReady", exitCode: 75 });
+    expect(failure.message).toMatch(/^rke2-agent on \S+ is active, but after 8\d\d s the API does not know the node yet$/);
+  });
+
+  it("give up a server that runs in a cluster without a majority, and one that is to join it", async () => {
+    const bench = simulatedBench();
+    const { first, caHash } = await bootstrapped(bench);
+    const second = await joined(bench, caHash, first);
+    const third = await prepared(bench, "server");
+    bench.driver.halt(second.instanceId);
+    const removal = failed(await perform(bench, first, "remove-node", { pool: "server", nodes: `server-${second.instanceId}`, role: "server" }));
+    expect(removal).toMatchObject({ code: "NotReady", exitCode: 75, message: `The API does not answer on server-${first.instanceId}` });
+    const again = failed(await perform(bench, first, "start-server", bootstrapParameters(bench)));
+    expect(again).toMatchObject({ code: "NotReady", exitCode: 75 });
+    const join = failed(await perform(bench, third, "start-server", joinParameters(bench, caHash, first.address)));
+    // The supervisor lets it ask, so it is not started again and again.
+    expect(join).toMatchObject({ code: "StartTimedOut", exitCode: 75 });
+    expect(join.log).toContain("503 Service Unavailable");
+  });
+
+  it("give a server up sooner than its time when nobody lets it in", async () => {
+    const bench = simulatedBench();
+    const { first, caHash } = await bootstrapped(bench);
+    const [refused, lost] = [await prepared(bench, "server"), await prepared(bench, "server")];
+    const took = async (act: () => Promise<unknown>) => {
+      const startedAt = bench.world.clock.now();
+      await act();
+      return (bench.world.clock.now() - startedAt) / 1000;
+    };
+    const wrong = {
+      ...joinParameters(bench, caHash, first.address),
+      delivery: tokenDelivery(bench, fullToken(caHash, "server", "x"), { agentToken: "y" }),
+    };
+    const password = await took(async () => expect(failed(await perform(bench, refused, "start-server", wrong)).code).toBe("TokenRejected"));
+    // Eight refusals, twenty starts; each start 5 to 7 s after the one before.
+    expect(password).toBeGreaterThan(7 * 5);
+    expect(password).toBeLessThan(8 * 7);
+    const silence = await took(async () =>
+      expect(failed(await perform(bench, lost, "start-server", joinParameters(bench, caHash, "10.0.47.9"))).code).toBe("ServiceFailed"),
+    );
+    expect(silence).toBeGreaterThan(20 * 5);
+    expect(silence).toBeLessThan(20 * 7);
+  });
+});
+
+describe("simulated servers and their labels", () => {
+  it("pass for agents until their roles are told", async () => {
     const bench = simulatedBench();
     const { first } = await bootstrapped(bench);
-    const before = bench.store.taken("kubeconfig-1");
-    succeeded(await perform(bench, first, "start-server", bootstrapParameters(bench)));
-    expect(bench.store.taken("kubeconfig-1")).toBe(before);
+    const view = async () => succeeded(await perform(bench, first, "check-cluster", { pool: "server" }));
+    expect(await view()).toMatchObject({ serversReady: 0, agentsReady: 1, nodes: 1 });
+    await bench.pass(2);
+    expect(await view()).toMatchObject({ serversReady: 1, agentsReady: 0, nodes: 1 });
   });
 });
 
@@ -166,12 +217,6 @@ describe("simulated agents", () => {
 });
 
 describe("simulated machines", () => {
-  it("have no room for RKE2 on the image's own small root volume", async () => {
-    const bench = simulatedBench();
-    const machine = await bench.boot({ rootVolumeGib: 8 });
-    expect(failed(await perform(bench, machine, "prepare-node", prepareParameters(bench, "server", "server"))).code).toBe("DiskFull");
-  });
-
   it("die while they join when that fault strikes, and their command never ends", async () => {
     const bench = simulatedBench({ faults: { nodeLostWhileJoining: 1 } });
     const machine = await prepared(bench, "server");

@@ -38,7 +38,7 @@ const upload = (bench: SimulatedBench, machine: Machine, delivery: string) =>
 async function sent(bench: SimulatedBench, machine: Machine): Promise<NodeCommandResult<"save-snapshot"> & { readonly body: Uint8Array }> {
   const saved = succeeded(await save(bench, machine));
   succeeded(await upload(bench, machine, uploadList(bench)));
-  return { ...saved, body: bench.store.bytes("snapshot-1") };
+  return { ...saved, body: bench.store.taken("snapshot-1") as Buffer };
 }
 
 function tokens(bench: SimulatedBench, token: string): string[] {

@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { get } from "node:https";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -13,6 +13,7 @@ import { createElasticLoadBalancingV2, type ElasticLoadBalancingV2 } from "../..
 import { createSsm } from "../../local/aws/ssm.js";
 import type { Machine } from "../../local/nodes/contract.js";
 import { leftovers, removeLeftovers, tracesOf } from "../../local/nodes/machines/driver.js";
+import { inotifyInstances, raiseLimits, restoreLimits } from "../../local/nodes/machines/limits.js";
 import { buildDocuments } from "../../nodes/documents.js";
 import { calls } from "../local-aws/tiny-world.js";
 import { bucket, type MachineBench, machineBench, region, until } from "./bench.js";
@@ -85,6 +86,46 @@ describeMachines("a cloud of machines", () => {
     }
   });
 
+  it("raises the limit that all machines share while there is a cloud, and puts it back when the last one has gone", () => {
+    expect(Number(readFileSync("/proc/sys/fs/inotify/max_user_instances", "utf8"))).toBeGreaterThanOrEqual(inotifyInstances);
+    const folder = mkdtempSync(join(tmpdir(), "limits-"));
+    const places = { parameter: join(folder, "max_user_instances"), folder: join(folder, "clouds"), lock: join(folder, "lock") };
+    const limit = () => readFileSync(places.parameter, "utf8").trim();
+    const cloud = (number: number) => join(places.folder, `drover-1-2-${number}`);
+    writeFileSync(places.parameter, "128\n");
+    for (const number of [1, 2]) {
+      mkdirSync(cloud(number), { recursive: true });
+      raiseLimits(places);
+      expect(limit()).toBe(String(inotifyInstances));
+    }
+    rmSync(cloud(1), { recursive: true });
+    restoreLimits(places);
+    expect(limit()).toBe(String(inotifyInstances));
+    rmSync(cloud(2), { recursive: true });
+    for (let times = 0; times < 2; times++) restoreLimits(places);
+    expect([limit(), existsSync(places.folder)]).toEqual(["128", false]);
+
+    // A computer that allows more keeps what it has.
+    writeFileSync(places.parameter, "99999\n");
+    mkdirSync(cloud(3), { recursive: true });
+    raiseLimits(places);
+    rmSync(cloud(3), { recursive: true });
+    restoreLimits(places);
+    expect([limit(), existsSync(places.folder)]).toEqual(["99999", false]);
+    rmSync(folder, { recursive: true });
+  });
+
+  it("boots more machines at once than Linux lets run by default", async () => {
+    const many = await machineBench();
+    try {
+      // Six inotify instances each, of 128.
+      await Promise.all(Array.from({ length: 24 }, (_, index) => many.boot((["a", "b", "c"] as const)[index % 3])));
+    } finally {
+      await many.close();
+    }
+    expect(tracesOf(many.cloud.name)).toEqual([]);
+  });
+
   it("tells a machine who it is by IMDSv2 alone, and only to itself", async () => {
     const [first] = machines;
     const asked = `
@@ -110,6 +151,18 @@ describeMachines("a cloud of machines", () => {
     expect(await bench.sh(first, "curl -s --connect-timeout 2 http://192.0.2.1 || echo unreachable")).toBe("unreachable");
   });
 
+  it("gives a zone's gateway a hardware address of its own, which stays when machines come and go", () => {
+    const links = spawnSync("ip", ["-n", bench.cloud.name, "-json", "link"], { encoding: "utf8" }).stdout;
+    const all = JSON.parse(links) as readonly { readonly ifname: string; readonly address: string; readonly master?: string }[];
+    const gateways = all.filter(({ ifname }) => ifname.startsWith("zone"));
+    expect(gateways).toHaveLength(3);
+    for (const { ifname, address } of gateways) {
+      const ports = all.filter(({ master }) => master === ifname);
+      expect(ports.length).toBeGreaterThan(0);
+      expect(ports.map((port) => port.address)).not.toContain(address);
+    }
+  });
+
   it("serves presigned addresses by https under S3's own names, ranges and create-only uploads included", async () => {
     const [first] = machines;
     bench.s3.put(bucket, "greeting", "hello from the store");
@@ -120,6 +173,16 @@ describeMachines("a cloud of machines", () => {
     expect([await bench.sh(first, upload), await bench.sh(first, upload)]).toEqual(["200", "412"]);
     expect(bench.s3.read(bucket, "answer")?.toString()).toBe("back");
     expect(await bench.sh(first, `curl -s -o /dev/null -w '%{http_code}' '${get.replace("greeting", "other")}'`)).toBe("403");
+  });
+
+  it("tells machines the time of the wall clock, also when the world has passed minutes over", async () => {
+    const [first] = machines;
+    await new Promise<void>((resolve) => bench.world.clock.after(600_000, resolve, { idle: true }));
+    expect(bench.world.clock.now()).toBeGreaterThan(Date.now() + 500_000);
+    bench.s3.put(bucket, "clock", "");
+    const answer = await bench.sh(first, `curl --fail --silent --include '${await bench.presigned("GET", "clock")}'`);
+    const told = Date.parse(/^date: (.+)$/im.exec(answer)?.[1]?.trim() ?? "");
+    expect(Math.abs(told - Date.now())).toBeLessThan(5000);
   });
 
   it("runs the prepare-node document as it is, which changes the machine once", async () => {
@@ -585,6 +648,19 @@ describeMachines("clouds on one computer", () => {
       await Promise.all([one.close(), other.close()]);
     }
     expect([...tracesOf(one.cloud.name), ...tracesOf(other.cloud.name)]).toEqual([]);
+  });
+
+  it("tells a machine the time of its own clock in S3's answers, also when its world is ahead of it", async () => {
+    const ahead = await machineBench(undefined, Date.now() + 3_600_000);
+    try {
+      const machine = await ahead.boot();
+      ahead.s3.put(bucket, "greeting", "hello");
+      const asked = `date --date="$(curl --silent --fail --dump-header - --output /dev/null '${await ahead.presigned("GET", "greeting")}' | sed -n 's/^date: //Ip')" +%s; date +%s`;
+      const [theirs = 0, own = 0] = (await ahead.sh(machine, asked)).split("\n").map(Number);
+      expect(Math.abs(theirs - own)).toBeLessThan(30);
+    } finally {
+      await ahead.close();
+    }
   });
 
   /** Another process with a cloud and a machine; answers the cloud's name once the machine is online. */

@@ -227,6 +227,15 @@ describe("join", () => {
     expect(started(machine.calls())).toEqual([]);
   });
 
+  it("leaves a member its token when it refuses another cluster's: the next start needs it", () => {
+    const kept = "/etc/rancher/rke2/drover-token";
+    machine.write({ "/var/lib/rancher/rke2/server/tls/server-ca.crt": caPem.replace("MIIB", "MIIC"), [wal]: "log", [kept]: "its own\n" });
+    expect(start("join").result).toMatchObject({ code: "AlreadyMember" });
+    expect(start("join", {}, password).result).toMatchObject({ code: "ConfigInvalid" });
+    expect(start("join", { joinAddress: "10.0.1.17" })).toMatchObject({ status: 64 });
+    expect(machine.read(kept)).toBe("its own\n");
+  });
+
   it("cannot join through itself", () => {
     expect(start("join", { joinAddress: "10.0.1.17" })).toMatchObject({ status: 64, result: { message: expect.stringContaining("its") } });
   });

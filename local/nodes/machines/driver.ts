@@ -20,6 +20,7 @@ import type { Answering, DocumentRun, Machine, MachineFetch, NodeDriver, Observe
 import { AgentRun } from "./agent.js";
 import { createAuthority } from "./certificates.js";
 import { ensureRoot, machineSupport, must } from "./image.js";
+import { raiseLimits } from "./limits.js";
 import { type CloudPlaces, NspawnMachine, type Program, writeCloudLayer } from "./machine.js";
 import { Observer } from "./observe.js";
 import { cloudFolder, makeCgroups, namespacePath, newCloudName, removeCloud, removeLeftovers } from "./traces.js";
@@ -113,6 +114,7 @@ function watchSignals(): void {
 async function makeCloud(name: string, root: string, region: string): Promise<MachineCloud> {
   const folder = cloudFolder(name);
   mkdirSync(join(folder, "layer"), { recursive: true, mode: 0o755 });
+  raiseLimits();
   const authority = createAuthority("Local cloud", Date.now());
   writeCloudLayer(join(folder, "layer"), root, authority.certificate);
 
@@ -136,7 +138,7 @@ async function makeCloud(name: string, root: string, region: string): Promise<Ma
       must(
         "ip",
         ["-n", name, "-batch", "-"],
-        `link add ${found.bridge} type bridge forward_delay 0\naddress add ${found.gateway}/${prefix} dev ${found.bridge}\nlink set ${found.bridge} up\n`,
+        `link add ${found.bridge} address ${hardwareAddress(bridges.size)} type bridge forward_delay 0\naddress add ${found.gateway}/${prefix} dev ${found.bridge}\nlink set ${found.bridge} up\n`,
       );
       bridges.set(cidr, found);
     }
@@ -197,6 +199,12 @@ async function makeCloud(name: string, root: string, region: string): Promise<Ma
     },
   };
 }
+
+/**
+ * Hardware address of a zone's gateway. Left to itself a bridge takes the lowest of its ports': when that machine goes, all others of the zone lose their
+ * way to the gateway until they ask for it again, most of a minute later (Linux kernel documentation, networking, Ethernet bridging).
+ */
+const hardwareAddress = (zone: number) => `02:00:00:00:00:${(zone + 1).toString(16).padStart(2, "0")}`;
 
 /** By what EC2 knows of an address; by the network that is always there, where there is no EC2. */
 function subnetsOf(world: World, otherwise: (address: string) => string): (address: string) => string {
@@ -733,7 +741,8 @@ class Driver implements MachineDriver {
           }
         }),
       );
-      response.writeHead(answer.status, { date: new Date(this.#world.clock.now()).toUTCString(), ...answer.headers });
+      // Machines go by the wall clock; the world may be ahead of it, and so may the date that S3 gave.
+      response.writeHead(answer.status, { ...answer.headers, date: new Date().toUTCString() });
       response.end(request.method === "HEAD" ? undefined : answer.body);
     } catch (error) {
       if (!request.destroyed || request.complete) this.#fail(error);

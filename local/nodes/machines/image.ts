@@ -3,7 +3,7 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, mkdirSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { cgroupRoots } from "./traces.js";
@@ -20,12 +20,17 @@ const programs: readonly (readonly [string, string])[] = [
   ["flock", "util-linux"],
 ];
 
+/** Bits of a process's effective capabilities (capabilities(7), linux/capability.h). */
+const capabilities = { netAdmin: 12n, sysAdmin: 21n } as const;
+
 /** Where and as whom this runs; given in tests alone. */
 export interface Surroundings {
   readonly platform: string;
   readonly uid: number;
   has(program: string): boolean;
   hasCgroups(): boolean;
+  /** Whether root here may mount and make networks: in a container it often may not. */
+  hasCapabilities(): boolean;
 }
 
 /** Whether machines can run here, or one line that says what is missing and how to get it. Changes nothing. */
@@ -42,6 +47,9 @@ export function machineSupport(here: Surroundings = surroundings()): MachineSupp
     );
   }
   if (lacking.length > 0) return no(`Machines cannot run: ${what}. ${install}`);
+  if (!here.hasCapabilities()) {
+    return no("Machines cannot run: root may not mount or make networks here (CAP_SYS_ADMIN, CAP_NET_ADMIN). Start the container with --privileged");
+  }
   if (!here.hasCgroups()) {
     return no("Machines cannot run: no cgroup hierarchy for systemd. mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, or boot with cgroup v2");
   }
@@ -55,6 +63,10 @@ function surroundings(): Surroundings {
     uid: process.getuid?.() ?? -1,
     has: (program) => folders.some((folder) => isExecutable(join(folder, program))),
     hasCgroups: () => cgroupRoots().length > 0,
+    hasCapabilities: () => {
+      const [, mask = "0"] = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
+      return [capabilities.netAdmin, capabilities.sysAdmin].every((bit) => ((BigInt(`0x${mask}`) >> bit) & 1n) === 1n);
+    },
   };
 }
 
@@ -117,6 +129,9 @@ ${finish}
 mv "$new" "$root"
 `;
 
+/** Not made, for a reason outside of Drover: its message is all that a person needs. */
+export class RootFailed extends Error {}
+
 /** Folder of the root; made when it is not there, in about a minute. */
 export async function ensureRoot(say: (line: string) => void): Promise<string> {
   const hash = createHash("sha256")
@@ -140,7 +155,11 @@ export async function ensureRoot(say: (line: string) => void): Promise<string> {
     child.once("error", reject);
     child.once("close", (status) => resolve(status ?? -1));
   });
-  if (code !== 0) throw new Error(`debootstrap failed with status ${code}: ${tail.join(" / ")}`);
+  if (code !== 0) {
+    throw new RootFailed(
+      `The Debian root was not made: debootstrap ended with status ${code} (${tail.join(" / ")}). Check that this computer reaches a Debian mirror, then start again`,
+    );
+  }
   say(`Made the Debian root in ${((performance.now() - started) / 1000).toFixed(0)} s`);
   return root;
 }

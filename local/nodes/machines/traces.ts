@@ -7,6 +7,7 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { restoreLimits } from "./limits.js";
 
 const base = "/run/drover-machines";
 const namespaces = "/run/netns";
@@ -94,6 +95,17 @@ export function tracesOf(cloud?: string): string[] {
   ];
 }
 
+/** Links in the network namespaces of a cloud, as `<namespace> <link>`, without loopback. They go with their namespace. */
+export function linksOf(cloud: string): string[] {
+  return list(namespaces)
+    .filter((name) => cloudOf(name) === cloud)
+    .flatMap((name) => {
+      const { stdout } = spawnSync("ip", ["-n", name, "-brief", "link"], { encoding: "utf8" });
+      const names = (stdout ?? "").split("\n").map((line) => (line.split(/[@\s]/)[0] ?? "").trim());
+      return names.filter((link) => link !== "" && link !== "lo").map((link) => `${name} ${link}`);
+    });
+}
+
 /** Traces of clouds whose process is gone. */
 export function leftovers(): string[] {
   return deadClouds().flatMap((cloud) => tracesOf(cloud));
@@ -125,11 +137,7 @@ export function removeCloud(cloud: string): void {
     for (const name of list(folder)) if (cloudOf(name) === cloud) rmSync(join(folder, name), { recursive: true, force: true });
   }
   rmSync(cloudFolder(cloud), { recursive: true, force: true, maxRetries: 5 });
-  try {
-    rmdirSync(base);
-  } catch {
-    // Other clouds are there.
-  }
+  restoreLimits();
 }
 
 /** Removes one machine of a cloud: what runs, what is mounted, its namespace and its disk. */

@@ -4,8 +4,9 @@
  * Its time is the wall clock's, except that what merely waits (a Wait state) is over as soon as no machine has anything to do. AWS's own delays are
  * modelled and hurried: machines take their own time.
  */
+import { readdirSync, rmSync, statSync, utimesSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { S3 } from "../../aws/s3.js";
 import { type BootOptions, fetchByNodes, World } from "../../world.js";
 import { type BuiltRelease, buildRelease, missingForRelease, seedBuiltRelease } from "../release/build.js";
@@ -42,12 +43,31 @@ export function machineWorldSupport(): MachineSupport {
   return missing === undefined ? support : { ok: false, missing };
 }
 
+const gib = 1024 ** 3;
+/** A server's disk, its processes and etcd; an agent takes less. Measured, and rounded up. */
+const memoryOfNode = gib / 2;
+/** The cloud itself: the world, its functions, the release in the store. */
+const memoryOfCloud = gib / 2;
+
+/** Why so many nodes have no room in the memory of this computer, in one line; undefined when they have. */
+export function whyNoRoom(nodes: number, freeBytes: number): string | undefined {
+  const wanted = memoryOfCloud + nodes * memoryOfNode;
+  if (freeBytes >= wanted) return undefined;
+  const shown = (bytes: number) => (Math.floor((bytes / gib) * 10) / 10).toFixed(1);
+  return `${nodes} machines need ${shown(wanted)} GiB of memory, and ${shown(freeBytes)} GiB are free. Take fewer nodes, or use --nodes simulated`;
+}
+
 /** @throws when machines cannot run here, with the line of `machineWorldSupport` */
 export async function bootOnMachines({ releases, say = () => {}, ...options }: MachineWorldOptions): Promise<MachineWorld> {
   const support = machineWorldSupport();
   if (!support.ok) throw new Error(support.missing);
   const built: BuiltRelease[] = [];
   for (const version of releases) built.push(await buildRelease({ version, outdir: releaseFolder() }));
+  forgetOldReleases(
+    releaseFolder(),
+    built.map(({ files }) => dirname([...files.values()][0] as string)),
+    Date.now(),
+  );
   const cloud = await openMachines({ region: options.region ?? "eu-central-1", say });
   try {
     return start(cloud, built, options);
@@ -99,6 +119,19 @@ function fillStore(world: World, releases: readonly BuiltRelease[]): void {
   const bucket = world.template.functions.map(({ environment }) => environment.ARTIFACT_BUCKET).find((name) => name !== undefined);
   if (bucket === undefined) throw new Error("no function of the template names the artifact bucket");
   for (const release of releases) seedBuiltRelease(world.service<S3>("s3"), bucket, release);
+}
+
+const forgetAfterMilliseconds = 7 * 86_400_000;
+
+/** Removes what was built from other sources and not used for a week: each build is a hundred megabytes. */
+export function forgetOldReleases(folder: string, used: readonly string[], nowMs: number): void {
+  for (const path of used) utimesSync(path, nowMs / 1000, nowMs / 1000);
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    // Another run may have removed it just now.
+    const last = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? nowMs;
+    if (nowMs - last > forgetAfterMilliseconds) rmSync(path, { recursive: true, force: true });
+  }
 }
 
 /** Built once and kept, as the Debian root is. */
