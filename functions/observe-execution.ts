@@ -35,14 +35,14 @@ export const observeExecution: Task<z.output<typeof input>, Clients, { readonly 
 /** Every operation that its cluster's record says is under way. One that cannot be closed does not keep the others open. */
 async function closeAll(clients: Clients, moment: Moment): Promise<number> {
   const { state } = clients;
-  const keys = await state.list(stateKeys.allClusters);
+  const keys = new Set(await state.list(stateKeys.allClusters));
   let closed = 0;
   let failure: { readonly error: unknown } | undefined;
-  for (const key of keys.filter((each) => each.endsWith("/record.json"))) {
+  for (const key of [...keys].filter((each) => each.endsWith("/record.json"))) {
     try {
       const record = (await state.read<ClusterRecord>(key))?.value;
       if (record === undefined) continue;
-      const lease = keys.includes(stateKeys.lease(record.name)) ? (await state.read<Lease>(stateKeys.lease(record.name)))?.value : undefined;
+      const lease = keys.has(stateKeys.lease(record.name)) ? (await state.read<Lease>(stateKeys.lease(record.name)))?.value : undefined;
       // A record that says ready names no operation any more, though the one that wrote it may have died before it gave its lease back.
       const id = record.operation ?? lease?.operation;
       if (id === undefined) continue;
