@@ -1,4 +1,4 @@
-/** Tests on booted machines: `npm run test:machines`, as root on a Linux with the packages that `machineSupport` names. */
+/** Tests on booted machines: `npm run test:machines`, as root on a Linux with the packages that `machineWorldSupport` names. */
 import { defineConfig } from "vitest/config";
 import LongestFirst from "./test/machines/order.js";
 

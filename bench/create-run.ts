@@ -124,8 +124,7 @@ export function clusterFile(servers: number, agents: number): object {
 }
 
 export function readOperation(world: World, id: string): OperationRecord | undefined {
-  const bucket = world.template.functions.map(({ environment }) => environment.STATE_BUCKET).find((name) => name !== undefined) ?? "";
-  const bytes = world.service<S3>("s3").read(bucket, stateKeys.operation("bench", id));
+  const bytes = world.service<S3>("s3").read(world.environment("STATE_BUCKET"), stateKeys.operation("bench", id));
   return bytes === undefined ? undefined : (JSON.parse(bytes.toString("utf8")) as OperationRecord);
 }
 

@@ -5,7 +5,7 @@
  *     npm run synth -- -c network=true      with the network stack; settings are listed in cdk/settings.ts
  *     npx cdk deploy                        the same through the CDK CLI, which runs this file
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -119,8 +119,12 @@ export async function ensureAssembly(outdir: string, options: SynthesisOptions =
   } finally {
     rmSync(fresh, { recursive: true, force: true });
     rmSync(old, { recursive: true, force: true });
-    // Others may be at work in it, or have tidied up already.
-    if (existsSync(workshop) && readdirSync(workshop).length === 0) rmSync(workshop, { recursive: true, force: true });
+    try {
+      // Refused while others are at work in it.
+      rmdirSync(workshop);
+    } catch {
+      // They tidy up, or have done so already.
+    }
   }
   return answer(true);
 }

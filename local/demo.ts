@@ -21,7 +21,6 @@ import { cardText } from "../cli/card.js";
 import { courseOf } from "../cli/progress.js";
 import { clockTime, counted, paint, table, wrap } from "../cli/text.js";
 import type { Accepted, ApiError, ApiFault, ClusterStatus, NodeStatus } from "../core/api.js";
-import { knownImageSets } from "../core/archives.js";
 import { createCost } from "../core/costs.js";
 import { type LatencyStepName, type LowerBound, lowerBound } from "../core/latency-bound.js";
 import model from "../core/latency-model.json" with { type: "json" };
@@ -31,7 +30,7 @@ import { validateCluster } from "../core/validate-cluster.js";
 import { fixtureImages } from "./aws/ec2.js";
 import type { S3 } from "./aws/s3.js";
 import type { Sfn } from "./aws/sfn.js";
-import { seedRelease } from "./aws/stand-in-release.js";
+import { seedWholeRelease } from "./aws/stand-in-release.js";
 import type { TraceEntry } from "./kernel/calls.js";
 import type { Faults } from "./kernel/contract.js";
 import type { ApiResponse } from "./kernel/http-api.js";
@@ -141,18 +140,7 @@ const limitSeconds = 6 * 3600;
 
 /** Fills a new account's artifact store with a release that stands in for RKE2's, for both architectures and every CNI. */
 export function stockArtifactStore(world: World): void {
-  const s3 = world.service<S3>("s3");
-  for (const architecture of ["amd64", "arm64"] as const) {
-    const imageSets = ["", ...knownImageSets(exampleRelease, architecture)];
-    seedRelease(s3, bucketNamed(world, "ARTIFACT_BUCKET"), { version: exampleRelease, architecture, imageSets });
-  }
-}
-
-/** What a function of the template knows under this name. */
-function bucketNamed(world: World, variable: string): string {
-  const name = world.template.functions.map(({ environment }) => environment[variable]).find((value) => value !== undefined);
-  if (name === undefined) throw new Error(`no function of the template has ${variable} in its environment`);
-  return name;
+  seedWholeRelease(world.service<S3>("s3"), world.environment("ARTIFACT_BUCKET"), exampleRelease);
 }
 
 /** Runs the whole of it. Never rejects because of the cluster: the report says what went wrong. */
@@ -400,7 +388,7 @@ class Demonstration {
   }
 
   #stored<T>(key: string): T {
-    const bytes = this.world.service<S3>("s3").read(bucketNamed(this.world, "STATE_BUCKET"), key);
+    const bytes = this.world.service<S3>("s3").read(this.world.environment("STATE_BUCKET"), key);
     if (bytes === undefined) throw new Error(`the state bucket has no ${key}`);
     return JSON.parse(bytes.toString("utf8")) as T;
   }
@@ -507,7 +495,7 @@ class Demonstration {
     const endpoint = { dnsName, apiPort: ports.api, registrationPort: ports.supervisor };
     const { kubeconfig: content } = await this.#read<{ kubeconfig: string }>(`/clusters/${name}/kubeconfig`);
     const server = /^\s*server:\s*(\S+)/m.exec(content)?.[1] ?? "";
-    const bucket = bucketNamed(this.world, "STATE_BUCKET");
+    const bucket = this.world.environment("STATE_BUCKET");
     const kubeconfig = { command: `drover kubeconfig ${name}`, bucket, key: stateKeys.secret(uid, "kubeconfig", secrets.kubeconfig), server };
     this.#heading("Endpoint");
     this.#say(`  ${dnsName}`);
@@ -587,7 +575,7 @@ class Demonstration {
     let token: unknown;
     do {
       const page = this.#ask("s3", "ListObjectsV2", {
-        Bucket: bucketNamed(this.world, bucket),
+        Bucket: this.world.environment(bucket),
         ...(token === undefined ? {} : { ContinuationToken: token }),
       });
       found.push(...listOf(page.Contents).map((each) => (each as { Key: string }).Key));

@@ -127,14 +127,12 @@ function watched(world: World): Watched {
   const sfn = world.service<Sfn>("sfn");
   const nodes = world.service<NodeDriver>("nodes");
   const elb = () => world.service("elastic-load-balancing-v2").save() as ElbState;
-  const bucket = (variable: string) =>
-    world.template.functions.find(({ environment }) => environment[variable] !== undefined)?.environment[variable] ?? "";
   const owners = new Map<string, Owner>();
   return {
     now: () => world.clock.now(),
-    stateBucket: bucket("STATE_BUCKET"),
-    artifactBucket: bucket("ARTIFACT_BUCKET"),
-    snapshotBucket: bucket("SNAPSHOT_BUCKET"),
+    stateBucket: world.environment("STATE_BUCKET"),
+    artifactBucket: world.environment("ARTIFACT_BUCKET"),
+    snapshotBucket: world.environment("SNAPSHOT_BUCKET"),
     nodeRoles: new Set(world.template.instanceProfiles.flatMap(({ roles }) => roles)),
     logs: world.logs,
     denials: world.denials,

@@ -8,10 +8,9 @@ import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, wr
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { deserialize, serialize } from "node:v8";
-import { knownImageSets } from "../core/archives.js";
 import type { S3 } from "./aws/s3.js";
 import type { Sfn } from "./aws/sfn.js";
-import { seedRelease } from "./aws/stand-in-release.js";
+import { seedWholeRelease } from "./aws/stand-in-release.js";
 import { personCredentials } from "./kernel/http-api.js";
 import type { SavedWorld } from "./world.js";
 import { World } from "./world.js";
@@ -82,14 +81,11 @@ export async function startLocalCloud(options: LocalCloudOptions): Promise<Local
     ...(saved === undefined ? {} : { saved: saved.world }),
     ...(trace === undefined ? {} : { trace: (entry) => void writeSync(trace, `${JSON.stringify(entry)}\n`) }),
   });
-  if (saved === undefined && options.release) fillStore(world);
+  if (saved === undefined && options.release) seedWholeRelease(world.service<S3>("s3"), world.environment("ARTIFACT_BUCKET"), standInVersion);
   const door = await world.api.serve(options.port);
 
-  const stopping = new AbortController();
   const virtualMilliseconds = world.clock.now();
-  const pacing = world.clock.pace({ speed: options.speed, signal: stopping.signal });
-  const broken = pacing.then(() => new Promise<never>(() => {}));
-  broken.catch(() => {});
+  const pacing = world.clock.paceUntilStopped({ speed: options.speed });
 
   const save = keeper(world, seed, stateFile);
   save();
@@ -111,13 +107,13 @@ export async function startLocalCloud(options: LocalCloudOptions): Promise<Local
     virtualMilliseconds,
     realMilliseconds,
     world,
-    broken,
+    broken: pacing.broken,
     async stop() {
       clearInterval(saving);
-      stopping.abort();
+      const stopped = pacing.stop();
       await door.close();
       try {
-        await pacing;
+        await stopped;
         await finish(world, say);
         save();
       } finally {
@@ -133,15 +129,6 @@ async function makeAssembly(say: (line: string) => void): Promise<string> {
   const assembly = await ensureAssembly(join(dirname(dirname(fileURLToPath(import.meta.url))), "cdk.out"), { validate: false });
   if (assembly.made) say(`Synthesized the deployment in ${assembly.seconds.toFixed(0)} s`);
   return assembly.directory;
-}
-
-function fillStore(world: World): void {
-  const bucket = world.template.functions.map((each) => each.environment.ARTIFACT_BUCKET).find((name) => name !== undefined);
-  if (bucket === undefined) throw new Error("no function of the template names the artifact bucket");
-  for (const architecture of ["amd64", "arm64"] as const) {
-    const imageSets = ["", ...knownImageSets(standInVersion, architecture)];
-    seedRelease(world.service<S3>("s3"), bucket, { version: standInVersion, architecture, imageSets });
-  }
 }
 
 /** Lets operations that run come to their end. */

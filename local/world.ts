@@ -186,6 +186,13 @@ export class World implements Cloud {
     return found as T;
   }
 
+  /** What the template's functions know under this name, such as STATE_BUCKET. @throws when none has it in its environment */
+  environment(variable: string): string {
+    const value = this.template.functions.map(({ environment }) => environment[variable]).find((each) => each !== undefined);
+    if (value === undefined) throw new Error(`no function of the template has ${variable} in its environment`);
+    return value;
+  }
+
   note(kind: string, detail: Readonly<Record<string, unknown>>): void {
     this.timeline.push({ at: this.clock.now(), kind, detail });
   }

@@ -4,6 +4,7 @@
  * Tests, the demo and the simulator install it on simulated nodes; a real release put under the same keys takes its place.
  */
 import { createHash } from "node:crypto";
+import { knownImageSets } from "../../core/archives.js";
 import { artifactKeys } from "../../core/layout.js";
 import type { S3 } from "./s3.js";
 
@@ -37,4 +38,11 @@ export function seedRelease(s3: Pick<S3, "put">, bucket: string, release: StandI
     s3.put(bucket, key, content);
     return key;
   });
+}
+
+/** A release for both architectures and with every image set that it has. */
+export function seedWholeRelease(s3: Pick<S3, "put">, bucket: string, version: string): void {
+  for (const architecture of ["amd64", "arm64"] as const) {
+    seedRelease(s3, bucket, { version, architecture, imageSets: ["", ...knownImageSets(version, architecture)] });
+  }
 }

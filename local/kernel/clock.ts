@@ -18,6 +18,16 @@ interface Entry extends Timer {
 /** Why a run ended. */
 export type RunEnd = "idle" | "reached" | "limit";
 
+/** A clock that keeps pace with the wall clock. */
+export interface Pacing {
+  /** Rejects with what broke the world; never ends otherwise. */
+  readonly broken: Promise<never>;
+  /** What the promise answers, or why the world broke meanwhile. */
+  orBroken<T>(promise: Promise<T>): Promise<T>;
+  /** Stops; rejects with what broke the world, if something did. */
+  stop(): Promise<void>;
+}
+
 export class VirtualClock implements Clock {
   #now: number;
   #order = 0;
@@ -221,6 +231,23 @@ export class VirtualClock implements Clock {
       this.#wall = undefined;
       this.#running = false;
     }
+  }
+
+  /** Paces until `stop`, and tells whoever waits for something else when the world breaks meanwhile. */
+  paceUntilStopped(options: { readonly speed: number; readonly skipsIdle?: boolean }): Pacing {
+    const stopping = new AbortController();
+    const pacing = this.pace({ ...options, signal: stopping.signal });
+    const broken = pacing.then(() => new Promise<never>(() => {}));
+    // Whoever waits hears of it; nobody has to.
+    broken.catch(() => {});
+    return {
+      broken,
+      orBroken: (promise) => Promise.race([promise, broken]),
+      stop() {
+        stopping.abort();
+        return pacing;
+      },
+    };
   }
 
   /** When the next that is due is an idle timer, and nothing outside is under way: its time. */

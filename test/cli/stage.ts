@@ -50,7 +50,7 @@ export function world(options: Partial<BootOptions> = {}): World {
 }
 
 export function artifactBucket(of: World): string {
-  return of.template.functions.map(({ environment }) => environment.ARTIFACT_BUCKET).find((name) => name !== undefined) as string;
+  return of.environment("ARTIFACT_BUCKET");
 }
 
 export function withRelease(of: World): World {

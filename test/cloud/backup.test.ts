@@ -42,10 +42,8 @@ beforeAll(() => {
 });
 afterAll(() => world.close());
 
-const bucketOf = (variable: string) =>
-  world.template.functions.map(({ environment }) => environment[variable]).find((name) => name !== undefined) ?? "";
 const read = <T>(key: string, variable = "STATE_BUCKET") => {
-  const bytes = s3.read(bucketOf(variable), key);
+  const bytes = s3.read(world.environment(variable), key);
   return bytes === undefined ? undefined : (JSON.parse(bytes.toString("utf8")) as T);
 };
 const record = () => read<ClusterRecord>(stateKeys.record("prod")) as ClusterRecord;
@@ -69,7 +67,7 @@ const writes = (from: number) => calls.slice(from).filter((call) => call.service
 const denials = () => world.denials.filter(({ role }) => !role.includes("NodeRole"));
 const inSnapshots = (operation: string, from = 0) =>
   writes(from)
-    .filter((call) => call.operation === operation && (call.input as { Bucket: string }).Bucket === bucketOf("SNAPSHOT_BUCKET"))
+    .filter((call) => call.operation === operation && (call.input as { Bucket: string }).Bucket === world.environment("SNAPSHOT_BUCKET"))
     .map((call) => (call.input as { Key: string }).Key);
 const difference = (after: OperationUsage, before: OperationUsage) =>
   Object.fromEntries(
@@ -151,7 +149,7 @@ describe("a cluster and its snapshots", () => {
   });
 
   it("is not touched by any address that a node was given, used again, nor by the node's own role", async () => {
-    const bucket = bucketOf("SNAPSHOT_BUCKET");
+    const bucket = world.environment("SNAPSHOT_BUCKET");
     const id = record().newestProven?.id ?? "";
     const before = s3.read(bucket, snapshotKeys.snapshot(uid, id));
     const lists = writes(from).filter((call) => call.operation === "PutObject" && String((call.input as { Key: string }).Key).endsWith("/list"));
@@ -192,7 +190,7 @@ describe("a cluster and its snapshots", () => {
     const { backup: wanted, ...spec } = record().wanted.spec;
     const keep = { last: 1, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
     const spare = { ...record(), wanted: { ...record().wanted, spec: { ...spec, backup: { ...wanted, keep, drill: "never" } } } };
-    s3.put(bucketOf("STATE_BUCKET"), stateKeys.record("prod"), JSON.stringify(spare));
+    s3.put(world.environment("STATE_BUCKET"), stateKeys.record("prod"), JSON.stringify(spare));
     await world.runFor({ hours: 6.5 * 24 });
     const { body: locked } = await ask<RetentionPreview>("GET", "/clusters/prod/retention");
     expect(locked.remove).toEqual([]);
@@ -212,7 +210,7 @@ describe("a cluster and its snapshots", () => {
     expect(deleted).toMatchObject({ status: "succeeded", lastSnapshot: true });
     const last = (deleted.outcome as { snapshot: string }).snapshot;
     expect(read<Manifest>(snapshotKeys.manifest(uid, last), "SNAPSHOT_BUCKET")).toMatchObject({ operation: deleted.id });
-    expect(s3.read(bucketOf("STATE_BUCKET"), stateKeys.secret(uid, "server-token", 1))).toBeDefined();
+    expect(s3.read(world.environment("STATE_BUCKET"), stateKeys.secret(uid, "server-token", 1))).toBeDefined();
     const { body } = await ask<{ uid: string; snapshots: SnapshotSummary[] }>("GET", "/clusters/prod/snapshots");
     expect([body.uid, body.snapshots[0]?.id]).toEqual([uid, last]);
     expect(denials()).toEqual([]);

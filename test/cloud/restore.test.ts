@@ -50,7 +50,7 @@ class Account {
   }
 
   bucket(variable: string): string {
-    return this.world.template.functions.map(({ environment }) => environment[variable]).find((name) => name !== undefined) ?? "";
+    return this.world.environment(variable);
   }
 
   text(key: string, variable = "STATE_BUCKET"): string | undefined {

@@ -252,9 +252,7 @@ export class Account {
 
   /** What the functions of the template know under this name. */
   bucket(variable: "STATE_BUCKET" | "ARTIFACT_BUCKET"): string {
-    const name = this.world.template.functions.map(({ environment }) => environment[variable]).find((value) => value !== undefined);
-    if (name === undefined) throw new Error(`no function of the template has ${variable} in its environment`);
-    return name;
+    return this.world.environment(variable);
   }
 
   /** The one card of an operation that failed because of a node: which node, why, and announced once. */

@@ -17,7 +17,7 @@ export interface MachineBench {
   readonly driver: MachineDriver;
   readonly s3: S3;
   /** Boots a machine in a zone (a, b or c), and waits for its agent. */
-  boot(zone?: "a" | "b" | "c", overrides?: Partial<Machine>): Promise<Machine>;
+  boot(zone?: Zone, overrides?: Partial<Machine>): Promise<Machine>;
   /** Runs a shell in a machine; fails with what it says when its status is not 0. */
   sh(machine: Machine, script: string): Promise<string>;
   /** Runs the lines as a document of one step. */
@@ -26,6 +26,21 @@ export interface MachineBench {
   /** Address of an object that a machine may fetch, or create. */
   presigned(method: "GET" | "PUT", key: string): Promise<string>;
   close(): Promise<void>;
+}
+
+type Zone = "a" | "b" | "c";
+
+/** The so-manieth machine of a cloud, counted from 1. */
+export function blankMachine(number: number, zone: Zone, overrides: Partial<Machine> = {}): Machine {
+  return {
+    instanceId: `i-${String(number).padStart(17, "0")}`,
+    address: `10.0.${{ a: 0, b: 16, c: 32 }[zone]}.${number + 10}`,
+    zone: `${region}${zone}`,
+    architecture: process.arch === "arm64" ? "arm64" : "x86_64",
+    platform: "ubuntu",
+    rootVolumeGib: 4,
+    ...overrides,
+  };
 }
 
 let machines = 0;
@@ -59,12 +74,7 @@ export async function machineBench(prepare: (world: TinyWorld) => void = () => {
   const driver = cloud.driver(world, { fetch: (url, request) => s3.fetchPresigned(url, request) });
   world.add(driver);
   prepare(world);
-  const stopping = new AbortController();
-  const pacing = world.clock.pace({ speed: 1, signal: stopping.signal, skipsIdle: true });
-  // A world that breaks is told by the test that waits for it.
-  const broken = pacing.then(() => new Promise<never>(() => {}));
-  broken.catch(() => {});
-  const orBroken = <T>(promise: Promise<T>) => Promise.race([promise, broken]);
+  const { orBroken, stop } = world.clock.paceUntilStopped({ speed: 1, skipsIdle: true });
 
   const bench: MachineBench = {
     cloud,
@@ -72,16 +82,7 @@ export async function machineBench(prepare: (world: TinyWorld) => void = () => {
     driver,
     s3,
     async boot(zone = "a", overrides = {}) {
-      machines++;
-      const machine: Machine = {
-        instanceId: `i-${String(machines).padStart(17, "0")}`,
-        address: `10.0.${{ a: 0, b: 16, c: 32 }[zone]}.${machines + 10}`,
-        zone: `${region}${zone}`,
-        architecture: process.arch === "arm64" ? "arm64" : "x86_64",
-        platform: "ubuntu",
-        rootVolumeGib: 4,
-        ...overrides,
-      };
+      const machine = blankMachine(++machines, zone, overrides);
       driver.boot(machine);
       await orBroken(driver.online(machine.instanceId));
       return machine;
@@ -109,8 +110,7 @@ export async function machineBench(prepare: (world: TinyWorld) => void = () => {
     },
     async close() {
       await cloud.close();
-      stopping.abort();
-      await pacing;
+      await stop();
     },
   };
   return bench;

@@ -4,21 +4,16 @@
  * A boot, a first prepare-node and a bootstrap take seconds each, so they are made once and lent; time is real.
  */
 import { readFileSync } from "node:fs";
-import { homedir } from "node:os";
-import { join } from "node:path";
 import type { Machine } from "../../local/nodes/contract.js";
 import { type MachineCloud, type MachineDriver, openMachines } from "../../local/nodes/machines/driver.js";
+import { releaseFolder } from "../../local/nodes/machines/world.js";
 import { buildRelease } from "../../local/nodes/release/build.js";
 import { tinyWorld } from "../local-aws/tiny-world.js";
 import { bootstrapped, type Cluster, type NodeBench, perform, prepareParameters, succeeded, version } from "../local-nodes/contract.js";
 import { nodeStore } from "../local-nodes/store.js";
+import { blankMachine, region } from "./bench.js";
 
-const region = "eu-central-1";
-const zones = [
-  ["a", "10.0.0"],
-  ["b", "10.0.16"],
-  ["c", "10.0.32"],
-] as const;
+const zones = ["a", "b", "c"] as const;
 /** How many of each kind there are to be lent; a case waits for its turn. */
 const lent = { blank: 1, server: 3, agent: 2 } as const;
 
@@ -31,7 +26,7 @@ export interface SharedMachines {
 }
 
 export async function shareMachines(): Promise<SharedMachines> {
-  const built = await buildRelease({ version, outdir: join(homedir(), ".cache", "drover", "releases") });
+  const built = await buildRelease({ version, outdir: releaseFolder() });
   const wanted = [
     `rke2.linux-${built.architecture}.tar.gz`,
     ...["core", "canal"].map((set) => `rke2-images-${set}.linux-${built.architecture}.tar.zst`),
@@ -44,27 +39,14 @@ export async function shareMachines(): Promise<SharedMachines> {
   const store = nodeStore(`https://s3.${region}.amazonaws.com/nodes/`);
   const driver = cloud.driver(world, { fetch: store.fetch });
   world.add(driver);
-  const stopping = new AbortController();
-  const pacing = world.clock.pace({ speed: 1, signal: stopping.signal });
-  // A world that breaks is told by the case that waits for it.
-  const broken = pacing.then(() => new Promise<never>(() => {}));
-  broken.catch(() => {});
+  const { orBroken, stop } = world.clock.paceUntilStopped({ speed: 1 });
 
   let machines = 0;
   async function boot(overrides: Partial<Machine> = {}): Promise<Machine> {
-    const [zone, network] = zones[machines % zones.length] as (typeof zones)[number];
-    machines++;
-    const machine: Machine = {
-      instanceId: `i-${String(machines).padStart(17, "0")}`,
-      address: `${network}.${machines + 10}`,
-      zone: `${region}${zone}`,
-      architecture: process.arch === "arm64" ? "arm64" : "x86_64",
-      platform: "ubuntu",
-      rootVolumeGib: 4,
-      ...overrides,
-    };
+    const zone = zones[machines % zones.length] as (typeof zones)[number];
+    const machine = blankMachine(++machines, zone, overrides);
     driver.boot(machine);
-    await Promise.race([driver.online(machine.instanceId), broken]);
+    await orBroken(driver.online(machine.instanceId));
     return machine;
   }
 
@@ -99,7 +81,7 @@ export async function shareMachines(): Promise<SharedMachines> {
         cluster ??= bootstrapped(makeBench([]));
         return cluster;
       },
-      settle: (promise) => Promise.race([promise, broken]),
+      settle: orBroken,
       pass: (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000)),
       clusters: () => driver.observe(),
       async done() {
@@ -116,8 +98,7 @@ export async function shareMachines(): Promise<SharedMachines> {
     bench: () => makeBench([]),
     async close() {
       await cloud.close();
-      stopping.abort();
-      await pacing;
+      await stop();
     },
   };
 }

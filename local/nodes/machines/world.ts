@@ -90,35 +90,25 @@ function start(cloud: MachineCloud, releases: readonly BuiltRelease[], options: 
       },
     ],
   });
-  fillStore(world, releases);
-  const stopping = new AbortController();
-  const pacing = world.clock.pace({ speed: 1, signal: stopping.signal, skipsIdle: true });
-  const broken = pacing.then(() => new Promise<never>(() => {}));
-  broken.catch(() => {});
+  for (const release of releases) seedBuiltRelease(world.service<S3>("s3"), world.environment("ARTIFACT_BUCKET"), release);
+  const { broken, orBroken, stop } = world.clock.paceUntilStopped({ speed: 1, skipsIdle: true });
   let closing: Promise<void> | undefined;
   return {
     world,
     driver: driver as MachineDriver,
     cloud,
     broken,
-    orBroken: (promise) => Promise.race([promise, broken]),
+    orBroken,
     close() {
       closing ??= (async () => {
-        stopping.abort();
         // Why it broke was told to whoever waited for it.
-        await pacing.catch(() => {});
+        await stop().catch(() => {});
         await cloud.close();
         world.close();
       })();
       return closing;
     },
   };
-}
-
-function fillStore(world: World, releases: readonly BuiltRelease[]): void {
-  const bucket = world.template.functions.map(({ environment }) => environment.ARTIFACT_BUCKET).find((name) => name !== undefined);
-  if (bucket === undefined) throw new Error("no function of the template names the artifact bucket");
-  for (const release of releases) seedBuiltRelease(world.service<S3>("s3"), bucket, release);
 }
 
 const forgetAfterMilliseconds = 7 * 86_400_000;
@@ -135,4 +125,4 @@ export function forgetOldReleases(folder: string, used: readonly string[], nowMs
 }
 
 /** Built once and kept, as the Debian root is. */
-const releaseFolder = () => join(homedir(), ".cache", "drover", "releases");
+export const releaseFolder = () => join(homedir(), ".cache", "drover", "releases");
