@@ -8,6 +8,7 @@ readonly kubelet_config="$agent_dir/kubelet.kubeconfig"
 members=0
 voters=0
 member_lines=()
+healthy_clients=()
 
 # kubectl as cluster administrator. Every call ends: the API of a server that is going down may never answer.
 kube() {
@@ -31,37 +32,59 @@ etcdctl() {
     --cacert="$tls/server-ca.crt" --cert="$tls/server-client.crt" --key="$tls/server-client.key" "$@" 2>/dev/null
 }
 
-# Members of etcd into members, voters and member_lines (`<id> <name> voter|learner`), as etcd itself lists them: `id, status, name, peers, clients, is a
-# learner`. Where the pod cannot be asked, the nodes' EtcdIsVoter conditions answer, and there are no lines. No when neither answers.
-read_members() {
-  local list line rest id name status
+# Members of etcd into members, voters and member_lines (`<id> <name> voter|learner <client addresses>`), as etcd itself lists them: `id, status, name, peers,
+# clients, is a learner`. No when the pod cannot be asked.
+read_etcd_members() {
+  local list line rest id name kind
+  list="$(etcdctl member list)" && [[ $list == *", "* ]] || return 1
   members=0
   voters=0
   member_lines=()
-  if list="$(etcdctl member list)" && [[ $list == *", "* ]]; then
-    while IFS= read -r line; do
-      if [[ $line != *", "* ]]; then continue; fi
-      id="${line%%, *}"
-      rest="${line#*, }"
-      rest="${rest#*, }"
-      name="${rest%%, *}"
-      members=$((members + 1))
-      if [[ ${line##*, } == false ]]; then
-        member_lines+=("$id $name voter")
-        voters=$((voters + 1))
-      else
-        member_lines+=("$id $name learner")
-      fi
-    done <<<"$list"
-    return 0
-  fi
+  while IFS= read -r line; do
+    if [[ $line != *", "* ]]; then continue; fi
+    id="${line%%, *}"
+    rest="${line#*, }"
+    rest="${rest#*, }"
+    name="${rest%%, *}"
+    rest="${rest%, *}"
+    kind=learner
+    if [[ ${line##*, } == false ]]; then
+      kind=voter
+      voters=$((voters + 1))
+    fi
+    members=$((members + 1))
+    member_lines+=("$id $name $kind ${rest##*, }")
+  done <<<"$list"
+}
+
+# The same, and where etcd cannot be asked the counts as the nodes' EtcdIsVoter conditions have them, without lines: enough to look at, not to act on. No
+# when neither answers.
+read_members() {
+  local list name status
+  if read_etcd_members; then return 0; fi
   list="$(kube get nodes --selector=node-role.kubernetes.io/etcd=true \
     --output='jsonpath={range .items[*]}{.metadata.name}{"\t"}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>/dev/null)" || return 1
+  members=0
+  voters=0
+  member_lines=()
   while IFS=$'\t' read -r name status; do
     if [[ -z $name ]]; then continue; fi
     members=$((members + 1))
     if [[ $status == True ]]; then voters=$((voters + 1)); fi
   done <<<"$list"
+}
+
+# Client addresses of the members that answer a proposal now into healthy_clients. The API's conditions tell of a death 40 s late; etcd's own answer does
+# not. No when etcd on this server cannot be asked.
+read_health() {
+  local rest
+  healthy_clients=()
+  rest="$(etcdctl endpoint health --cluster --write-out=json)" || true # status 1: one of them is not healthy
+  if [[ $rest != *'"endpoint"'* ]]; then return 1; fi
+  while [[ $rest =~ \"endpoint\":\"([^\"]+)\",\"health\":(true|false) ]]; do
+    rest="${rest#*"${BASH_REMATCH[0]}"}"
+    if [[ ${BASH_REMATCH[2]} == true ]]; then healthy_clients+=("${BASH_REMATCH[1]}"); fi
+  done
 }
 
 # Reads this node's own object with the given kubeconfig into node_ready, node_votes and node_version. An agent asks as its kubelet.

@@ -41,37 +41,46 @@ member_of() {
   local id name kind line
   REPLY=''
   for line in "${member_lines[@]}"; do
-    read -r id name kind <<<"$line"
+    read -r id name kind _ <<<"$line"
     if [[ $name =~ ^$1-[0-9a-f]{8}$ ]]; then REPLY="$id $kind"; fi
   done
 }
 
 has_no_member() {
-  read_members || return 1
+  read_etcd_members || return 1
   member_of "$1"
   [[ -z $REPLY ]]
 }
 
 # Stops rather than break the etcd majority: the healthy voters left must be floor(voters / 2) + 1 of the voters left.
 check_majority() {
-  local list name ready votes healthy=0 left="$voters"
-  list="$(kube get nodes --selector=node-role.kubernetes.io/etcd=true \
-    --output='jsonpath={range .items[*]}{.metadata.name}{"|"}{.status.conditions[?(@.type=="Ready")].status}{"|"}{.status.conditions[?(@.type=="EtcdIsVoter")].status}{"\n"}{end}' 2>/dev/null)" ||
-    fail NotReady "The API does not answer, so nobody can tell whether etcd keeps its majority without $1"
-  member_of "$1"
-  if [[ $REPLY != *learner ]]; then left=$((left - 1)); fi
-  while IFS='|' read -r name ready votes; do
-    if [[ $name != "$1" && $ready == True && $votes == True ]]; then healthy=$((healthy + 1)); fi
-  done <<<"$list"
+  local line name kind clients healthy=0 left=0
+  wait_for 20 "etcd to say who is healthy" read_health ||
+    fail NotReady "etcd on $node_name does not say which members are healthy, so nobody can tell whether it keeps its majority without $1"
+  for line in "${member_lines[@]}"; do
+    read -r _ name kind clients <<<"$line"
+    if [[ $kind != voter || $name =~ ^$1-[0-9a-f]{8}$ ]]; then continue; fi
+    left=$((left + 1))
+    if is_healthy "$clients"; then healthy=$((healthy + 1)); fi
+  done
   local -r majority=$((left / 2 + 1))
   if ((healthy < majority)); then
     fail NotReady "Removing $1 would leave $healthy healthy of $left etcd voters, majority is $majority. Repair the others first"
   fi
 }
 
+# Whether one of a member's client addresses, separated by commas, answers.
+is_healthy() {
+  local client
+  for client in "${healthy_clients[@]}"; do
+    if [[ ,$1, == *",$client,"* ]]; then return 0; fi
+  done
+  return 1
+}
+
 # One server at a time: the next one only when etcd has let go of the last.
 remove_server() {
-  read_members || fail NotReady "The members of etcd cannot be read on $node_name"
+  read_etcd_members || fail NotReady "The members of etcd cannot be read on $node_name"
   check_majority "$1"
   delete_nodes "$1"
   if ! wait_for 60 "the etcd member of $1 to go" has_no_member "$1"; then
@@ -113,7 +122,7 @@ main() {
     if [[ $name == "$node_name" ]]; then wrong_input "$name is this server itself. Run the command on another server"; fi
   done
   wait_for 30 "the API to answer" read_nodes || fail NotReady "The API does not answer on $node_name"
-  wait_for 30 "the members of etcd" read_members || fail NotReady "The members of etcd cannot be read on $node_name"
+  wait_for 30 "the members of etcd" read_etcd_members || fail NotReady "The members of etcd cannot be read on $node_name"
   # A server that came no further than etcd has no label yet: its member tells.
   for name in "${names[@]}"; do
     member_of "$name"

@@ -45,12 +45,12 @@ server_is_ready() {
 restored_server_is_ready() {
   server_is_ready || return 1
   local line
-  if ! read_members; then
+  if ! read_etcd_members; then
     reason="the members of etcd cannot be read"
     return 1
   fi
   for line in "${member_lines[@]}"; do
-    if [[ $line =~ \ $node_name-[0-9a-f]{8}\ voter$ ]]; then return 0; fi
+    if [[ $line =~ \ $node_name-[0-9a-f]{8}\ voter\  ]]; then return 0; fi
   done
   reason="etcd does not list its member as a voter yet"
   return 1

@@ -359,13 +359,7 @@ export function nodeCommandContract(driverName: string, makeBench: () => NodeBen
         );
         bench.driver.halt(third.instanceId);
         const [alive, dead] = [`server-${second.instanceId}`, `server-${third.instanceId}`];
-        // A silent kubelet is noticed after a while.
-        await until(
-          bench,
-          120,
-          () => check(bench, first),
-          ({ notReady }) => notReady.includes(dead),
-        );
+        // The API notices a silent kubelet after 40 s only; until then it calls the dead server a healthy voter.
         const refused = failed(await remove(bench, first, alive, "server"));
         expect(refused).toMatchObject({ code: "NotReady", exitCode: 75 });
         expect(refused.message).toBe(`Removing ${alive} would leave 1 healthy of 2 etcd voters, majority is 2. Repair the others first`);

@@ -14,7 +14,10 @@ beforeEach(() => {
 });
 afterEach(() => machine.end());
 
-const member = (id: string, name: string, learner = false) => `${id}, started, ${name}, https://10.0.1.1:2380, https://10.0.1.1:2379, ${learner}`;
+const member = (id: string, name: string, learner = false) => {
+  const address = `https://10.0.1.${id.slice(1)}`;
+  return `${id}, started, ${name}, ${address}:2380, ${address}:2379, ${learner}`;
+};
 
 /** Three servers and agents, all Ready. */
 function threeServers(agents: readonly string[] = ["workers-i-00000001", "workers-i-00000002"]): void {
@@ -136,9 +139,8 @@ describe("removing nodes", () => {
 
   it("stops rather than break the etcd majority", () => {
     threeServers();
-    machine.say({
-      nodes: `${self}|True|True|true|${version}\nserver-i-00000002|Unknown|Unknown|true|${version}\nserver-i-00000003|True|True|true|${version}`,
-    });
+    // The API says that all is well: it notices a death 40 s late.
+    machine.say({ unhealthy: "server-i-00000002" });
     expect(remove("server-i-00000003")).toMatchObject({
       status: 75,
       result: {
@@ -151,10 +153,18 @@ describe("removing nodes", () => {
 
   it("removes the dead one of three, for the two others are the majority", () => {
     threeServers();
-    machine.say({
-      nodes: `${self}|True|True|true|${version}\nserver-i-00000002|True|True|true|${version}\nserver-i-00000003|Unknown|Unknown|true|${version}`,
-    });
+    machine.say({ unhealthy: "server-i-00000003" });
     expect(remove("server-i-00000003").result).toMatchObject({ ok: true, removed: 1 });
+  });
+
+  it("removes no server while etcd itself cannot be asked, whatever the API says of it", () => {
+    threeServers();
+    machine.say({ "no-exec": "" });
+    expect(remove("server-i-00000003")).toMatchObject({
+      status: 75,
+      result: { code: "NotReady", message: expect.stringContaining("members of etcd") },
+    });
+    expect(deletions()).toEqual([]);
   });
 
   it("does not count a learner among the voters", () => {

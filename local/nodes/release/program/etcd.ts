@@ -335,6 +335,9 @@ export interface Ran {
   readonly stderr: string;
 }
 
+/** How long etcdctl waits for an answer unless it is told (etcd source, global flag command-timeout). */
+const commandSeconds = 5;
+
 /** etcdctl as it lies in the etcd container: paths are the node's, because the directories are mounted under their own names. */
 export async function etcdctl(args: readonly string[]): Promise<Ran> {
   const flags = new Map<string, string>();
@@ -354,13 +357,14 @@ export async function etcdctl(args: readonly string[]): Promise<Ran> {
     const file = (name: string) => readFileSync(`${root}${flags.get(name) ?? ""}`, "utf8");
     const tls = flags.has("cacert") ? { ca: file("cacert"), certificate: file("cert"), key: file("key") } : undefined;
     const etcd = new Etcd((flags.get("endpoints") ?? "http://127.0.0.1:2379").split(",")[0] as string, tls);
-    return { status: 0, stdout: await answer(etcd, tls, words.join(" "), flags), stderr: "" };
+    const said = await answer(etcd, tls, words.join(" "), flags);
+    return typeof said === "string" ? { status: 0, stdout: said, stderr: "" } : said;
   } catch (error) {
     return { status: 1, stdout: "", stderr: `Error: ${(error as Error).message}\n` };
   }
 }
 
-async function answer(etcd: Etcd, tls: EtcdTls | undefined, command: string, flags: ReadonlyMap<string, string>): Promise<string> {
+async function answer(etcd: Etcd, tls: EtcdTls | undefined, command: string, flags: ReadonlyMap<string, string>): Promise<string | Ran> {
   const form = flags.get("write-out") ?? "simple";
   const removed = /^member remove ([0-9a-f]+)$/.exec(command)?.[1];
   if (removed !== undefined) {
@@ -457,8 +461,24 @@ async function answer(etcd: Etcd, tls: EtcdTls | undefined, command: string, fla
       : lines(rows);
   }
   if (command === "endpoint health") {
-    const healthy = await Promise.all(addresses.map((address) => new Etcd(address, tls).get("health").then(() => address)));
-    return healthy.map((address) => `${address} is healthy: successfully committed proposal\n`).join("");
+    const health = await Promise.all(
+      addresses.map((endpoint) =>
+        new Etcd(endpoint, tls).call("/v3/kv/range", { key: base64("health") }, commandSeconds).then(
+          () => ({ endpoint, health: true, took: "1ms" }),
+          (error: Error) => ({ endpoint, health: false, took: `${commandSeconds}s`, error: error.message }),
+        ),
+      ),
+    );
+    const ill = health.filter((each) => !each.health).map(({ endpoint }) => `${endpoint} is unhealthy: failed to commit proposal\n`);
+    const well = health
+      .filter((each) => each.health)
+      .map(({ endpoint, took }) => `${endpoint} is healthy: successfully committed proposal: took = ${took}\n`);
+    const isJson = form === "json";
+    return {
+      status: ill.length > 0 ? 1 : 0,
+      stdout: isJson ? `${JSON.stringify(health)}\n` : well.join(""),
+      stderr: `${isJson ? "" : ill.join("")}${ill.length > 0 ? "Error: unhealthy cluster\n" : ""}`,
+    };
   }
   throw new Error(`unknown command "${command}" (the stand-in's etcdctl does not model it)`);
 }
