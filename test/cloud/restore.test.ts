@@ -5,9 +5,10 @@ import type { ClusterStatus, RestoreAccepted } from "../../core/api.js";
 import { snapshotKeys, stateKeys, tags } from "../../core/layout.js";
 import type { ClusterRecord, OperationRecord } from "../../core/records.js";
 import type { Manifest } from "../../core/snapshots.js";
-import type { Ec2 } from "../../local/aws/ec2.js";
+import type { Ec2, InstanceFacts } from "../../local/aws/ec2.js";
 import type { S3 } from "../../local/aws/s3.js";
 import type { Sfn } from "../../local/aws/sfn.js";
+import type { Ssm } from "../../local/aws/ssm.js";
 import { stockArtifactStore } from "../../local/demo.js";
 import { type Laws, watchLaws } from "../../local/laws.js";
 import type { NodeDriver, ObservedCluster } from "../../local/nodes/contract.js";
@@ -414,6 +415,8 @@ describe("a restore that is cut short", () => {
       "Take snapshot",
       "Close operation",
     ],
+    // It runs, and answers nobody: it cannot be told to stop, so it is terminated.
+    "in place beside a silent server": ["Terminate lost nodes", "Remove stale group"],
     "onto new nodes": ["Launch nodes", "Await first server", "Prepare first server", "Restore snapshot", "Rejoin server", "Remove stale group"],
   };
   /** Runs until a state has been entered, lets it get half-way, and stops the execution. */
@@ -440,6 +443,16 @@ describe("a restore that is cut short", () => {
       if (way === "onto new nodes") {
         account.lose(account.servers());
         await account.world.runFor({ minutes: 3 });
+      }
+      if (way === "in place beside a silent server") {
+        const last = account.servers().at(-1);
+        const machine = account.world
+          .service<Ec2>("ec2")
+          .living()
+          .find(({ id }) => id === last);
+        // For SSM it is gone; it still runs, and its etcd with it.
+        account.world.service<Ssm>("ssm").instanceLost(machine as InstanceFacts);
+        await account.world.runFor({ minutes: 12 });
       }
       await cutShort(account, state);
       const begun = account.record().restore?.id;

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { expect } from "vitest";
-import type { Accepted, ApiError, NodeStatus } from "../../core/api.js";
+import type { Accepted, ApiError, ClusterStatus, NodeStatus, RestoreAccepted } from "../../core/api.js";
 import { artifactKeys, endpointNames, nodeName, stateKeys } from "../../core/layout.js";
 import type { NodeCommandName } from "../../core/node-commands.js";
 import type { ClusterRecord, FailureCard, OperationRecord } from "../../core/records.js";
@@ -18,6 +18,7 @@ import { askThroughEndpoint, computerCounts, etcdMembers } from "../../local/nod
 import { tracesOf } from "../../local/nodes/machines/traces.js";
 import { bootOnMachines, type MachineWorld } from "../../local/nodes/machines/world.js";
 import { until } from "./bench.js";
+import { type TestKeys, testKeys } from "./test-keys.js";
 
 export const release = "v1.35.7+rke2r1";
 const architecture = process.arch === "arm64" ? "arm64" : "amd64";
@@ -139,6 +140,10 @@ export class Account {
 
   // ----------------------------------------------------------------------------------------------------------------- people
 
+  get #person() {
+    return { principal: `arn:aws:iam::${this.world.account}:user/operator`, name: "person", enforced: false };
+  }
+
   async begin(file: string): Promise<OperationRecord> {
     return await this.#ask("POST", "/clusters", { file });
   }
@@ -164,6 +169,22 @@ export class Account {
 
   async delete(cluster: string): Promise<OperationRecord> {
     return await this.ended(await this.#ask("DELETE", `/clusters/${cluster}`, { confirm: cluster }));
+  }
+
+  async backup(cluster: string): Promise<OperationRecord> {
+    return await this.ended(await this.#ask("POST", `/clusters/${cluster}/snapshots`, {}));
+  }
+
+  async restore(cluster: string, body: object = {}): Promise<OperationRecord> {
+    return await this.ended(await this.#ask("POST", `/clusters/${cluster}/restore`, { confirm: cluster, ...body }));
+  }
+
+  /** What a restore would do and lose. */
+  async preview(cluster: string, body: object = {}): Promise<RestoreAccepted> {
+    const asked = { requestId: `preview-${++this.#requests}`, confirm: "", preview: true, ...body };
+    const answer = await this.#machines.orBroken(this.world.request("POST", `/clusters/${cluster}/restore`, asked));
+    expect(answer.status, answer.body).toBe(200);
+    return JSON.parse(answer.body) as RestoreAccepted;
   }
 
   async read<T>(path: string): Promise<T> {
@@ -235,6 +256,28 @@ export class Account {
     return stateKeys.secret(uid, kind, secrets[kind]);
   }
 
+  /** A secret of the cluster in the generation that is in use. */
+  secret(cluster: string, kind: "server-token" | "agent-token"): string {
+    const content = this.s3.read(this.bucket("STATE_BUCKET"), this.#secret(cluster, kind));
+    return (JSON.parse(content?.toString("utf8") ?? "{}") as { value?: string }).value ?? "";
+  }
+  /** Another generation of it, which is in use from now on. */
+  addSecret(cluster: string, kind: "server-token" | "agent-token", value: string): void {
+    const { world } = this;
+    const record = this.record(cluster);
+    const generation = record.secrets[kind] + 1;
+    const put = (Key: string, content: object, more: object = {}) =>
+      world.calls.callNow(
+        "s3",
+        "PutObject",
+        { Bucket: this.bucket("STATE_BUCKET"), Key, Body: Buffer.from(JSON.stringify(content)), ...more },
+        this.#person,
+      );
+    const encrypted = { ServerSideEncryption: "aws:kms", SSEKMSKeyId: world.environment("SECRETS_KEY_ARN") };
+    put(stateKeys.secret(record.uid, kind, generation), { value }, encrypted);
+    put(stateKeys.record(cluster), { ...record, secrets: { ...record.secrets, [kind]: generation } });
+  }
+
   #spoil(bucket: string, key: string, change: (content: Buffer) => Buffer): void {
     const content = this.s3.read(bucket, key);
     if (content === undefined) throw new Error(`${bucket} has no ${key}`);
@@ -290,6 +333,21 @@ export class Account {
 
   async until<T>(seconds: number, ask: () => T | Promise<T>, holds: (value: T) => boolean): Promise<T> {
     return await this.#machines.orBroken(until(seconds, ask, holds));
+  }
+
+  /** Keys of ours in etcd, past RKE2 and the API. */
+  keys(instanceId: string): TestKeys {
+    return testKeys((script) => this.sh(instanceId, script));
+  }
+
+  /** Machines that fail at once, and the wait until Drover says what that means for the cluster. */
+  async lose(cluster: string, nodes: readonly NodeStatus[], kind: string): Promise<void> {
+    for (const { instanceId } of nodes) this.world.service<Ec2>("ec2").lose(instanceId, "Host hardware failed");
+    await this.until(
+      120,
+      async () => (await this.read<ClusterStatus>(`/clusters/${cluster}`)).quorum?.kind,
+      (seen) => seen === kind,
+    );
   }
 
   /** Waits until a question to a machine's shell is answered with status 0. */
@@ -349,12 +407,12 @@ export class Account {
   // -------------------------------------------------------------------------------------------------------------- workflows
 
   /**
-   * Creates, and kills the create in a state: the state's function is lost as soon as one of its calls has taken effect, and the execution is stopped at
+   * Begins an operation, and kills it in a state: the state's function is lost as soon as one of its calls has taken effect, and the execution is stopped at
    * that instant. A function that changes nothing is left to answer; its execution is stopped then. Answers how the operation ended.
    *
    * @param after the call that is to have taken effect, such as `SendCommand`
    */
-  async createKilledIn(state: TaskState, file: string, after = ""): Promise<OperationRecord> {
+  async killedIn(state: TaskState, act: () => Promise<OperationRecord>, after = ""): Promise<OperationRecord> {
     const { world } = this;
     const sfn = world.service<Sfn>("sfn");
     const before = world.faults.struck.crashAfterEffect ?? 0;
@@ -381,7 +439,7 @@ export class Account {
       if (state.function !== undefined) world.faults.plan("crashAfterEffect", new RegExp(`^${state.function}: .*${after}`));
     };
     this.#watching.add(watch);
-    const operation = await this.create(file);
+    const operation = await act();
     this.#watching.delete(watch);
     // A plan that struck nobody must not strike somebody later.
     world.healFaults();
@@ -392,8 +450,7 @@ export class Account {
   }
 
   #stop(executionArn: string): void {
-    const person = { principal: `arn:aws:iam::${this.world.account}:user/operator`, name: "person", enforced: false };
-    this.world.calls.callNow("sfn", "StopExecution", { executionArn, cause: "killed by a test" }, person);
+    this.world.calls.callNow("sfn", "StopExecution", { executionArn, cause: "killed by a test" }, this.#person);
   }
 
   /** Watchers are told of a step (type "") after what happened in it. */
@@ -414,11 +471,12 @@ export class Account {
    * One etcd cluster with as many voters as servers, made once; and nothing of a failed node in etcd, in the API, in the target groups or on this
    * computer. Asked of all of them, and not of Drover.
    */
-  async expectSound(cluster: string): Promise<ObservedCluster> {
+  async expectSound(cluster: string, since: "made" | "restored" = "made"): Promise<ObservedCluster> {
     const record = this.record(cluster);
     const { endpoint, bootstrap, wanted } = record;
     const counts = { server: wanted.spec.servers.count, agent: wanted.spec.agentPools.reduce((sum, pool) => sum + pool.count, 0) };
-    expect(record).toMatchObject({ phase: "ready", abandonedBootstraps: [], bootstrap: { number: 1 } });
+    expect(record).toMatchObject({ phase: "ready", ...(since === "made" && { abandonedBootstraps: [], bootstrap: { number: 1 } }) });
+    expect(record.restore).toBeUndefined();
     const machines = this.living.map(({ id, address, tags }) => {
       const { "drover:role": role, "drover:pool": pool = "" } = tags;
       return { id, address, role: role as "server" | "agent", name: nodeName(pool, id) };
@@ -436,7 +494,7 @@ export class Account {
       expect(members.map(({ id }) => id)).toEqual(lists[0]?.members.map(({ id }) => id));
     }
 
-    // One bootstrap: no other cluster was ever seen on any machine, and every disk holds the same CA.
+    // One bootstrap: no other cluster was ever seen on any machine, and every disk holds the same CA, which a restore brings back.
     const clusters = await this.driver.observe();
     expect(clusters.map(({ bootstrappedBy }) => bootstrappedBy)).toHaveLength(1);
     const [seen] = clusters as readonly [ObservedCluster];

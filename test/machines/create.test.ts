@@ -72,7 +72,13 @@ describeMachines("a create of three servers and two agents", () => {
       nodes: "server-i-0123456789abcdef0,workers-i-0fedcba9876543210",
     });
     await again(server.instanceId, "collect-diagnostics", { pool: "server", delivery: await diagnosticsDelivery() });
-    expect([...asked].sort()).toEqual(Object.keys(nodeCommands).sort());
+    // Those of a restore are sent a second time where one is made (snapshots.test.ts).
+    const ofRestores = ["stop-server", "restore-snapshot", "rejoin-server"];
+    expect([...asked].sort()).toEqual(
+      Object.keys(nodeCommands)
+        .filter((command) => !ofRestores.includes(command))
+        .sort(),
+    );
 
     expect(await etcdMembers(account.driver, server.instanceId)).toEqual(members);
     expect(await Promise.all(nodes.map(({ instanceId }) => stateOf(instanceId)))).toEqual(before);

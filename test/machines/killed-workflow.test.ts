@@ -55,7 +55,12 @@ const kills: readonly Kill[] = [
   { in: "Remove lost nodes", after: "SendCommand", given: loseServer },
   { in: "Terminate lost nodes" },
   { in: "Store kubeconfig" },
-  { in: "Await endpoint" },
+  { in: "Take snapshot" },
+  { in: "Save snapshot", after: "SendCommand" },
+  { in: "Upload snapshot", after: "SendCommand" },
+  { in: "Prove snapshot", after: "PutObject" },
+  { in: "Record why", given: onServers("rm -rf /var/lib/drover/snapshots; touch /var/lib/drover/snapshots") },
+  { in: "Await endpoint", given: onServers("rm -f /var/lib/drover/snapshots") },
   // It had said that the cluster is ready, and so it is.
   { in: "Close operation", ends: { status: "succeeded" } },
 ];
@@ -66,7 +71,14 @@ async function loseServer(account: Account): Promise<void> {
   account.world.service<Ec2>("ec2").lose(last?.instanceId ?? "", "Host hardware failed");
 }
 
-const tasks = [...taskStatesOf("create-cluster"), ...taskStatesOf("start-agent-group")];
+/** Something is done to the disk of every server. */
+function onServers(script: string): (account: Account) => Promise<void> {
+  return async (account) => {
+    for (const { instanceId } of await account.nodes(name, "server")) await account.sh(instanceId, script);
+  };
+}
+
+const tasks = ["create-cluster", "start-agent-group", "take-snapshot"].flatMap(taskStatesOf);
 
 describeMachines("a create that is killed in a state, and created again", () => {
   let account: Account;
@@ -83,7 +95,7 @@ describeMachines("a create that is killed in a state, and created again", () => 
     await kill.given?.(account);
     const state = tasks.find((task) => task.name === kill.in);
     if (state === undefined) throw new Error(`no workflow has a state "${kill.in}"`);
-    expect(await account.createKilledIn(state, file, kill.after)).toMatchObject(kill.ends ?? aborted);
+    expect(await account.killedIn(state, () => account.create(file), kill.after)).toMatchObject(kill.ends ?? aborted);
   });
 
   it("has in the end one cluster, made once, of all its nodes and nobody else", async () => {

@@ -18,6 +18,7 @@ import { buildDocuments } from "../../nodes/documents.js";
 import { agentPassword, password, releases, version } from "../release/nodes.js";
 import { bucket, type MachineBench, machineBench } from "./bench.js";
 import { describeMachines } from "./machine-tests.js";
+import { testKeys } from "./test-keys.js";
 
 const documents = buildDocuments();
 const endpoint = "drv-prod-1a2b3c4d.elb.eu-central-1.amazonaws.com";
@@ -105,23 +106,9 @@ describeMachines("snapshots and restores on machines", () => {
     revision: body === undefined ? "0" : String(saved.revision),
   });
 
-  /** etcd's own API in its JSON form, asked from the machine. */
-  const etcd = (machine: Machine, path: string, body: object) => {
-    const tls = "/var/lib/rancher/rke2/server/tls/etcd";
-    const flags = `--cacert ${tls}/server-ca.crt --cert ${tls}/server-client.crt --key ${tls}/server-client.key`;
-    return bench.sh(machine, `curl --silent --fail ${flags} --data @- https://127.0.0.1:2379/v3/kv/${path} <<'BODY'\n${JSON.stringify(body)}\nBODY`);
-  };
-  const base64 = (text: string) => Buffer.from(text).toString("base64");
-  async function write(machine: Machine, from: number, count: number): Promise<void> {
-    for (let first = from; first < from + count; first += 100) {
-      const keys = Array.from({ length: Math.min(100, from + count - first) }, (_, index) => `/registry/test/${first + index}`);
-      await etcd(machine, "txn", { success: keys.map((key) => ({ request_put: { key: base64(key), value: base64(`value of ${key}`) } })) });
-    }
-  }
-  async function written(machine: Machine): Promise<number> {
-    const reply = await etcd(machine, "range", { key: base64("/registry/test/"), range_end: base64("/registry/test0"), count_only: true });
-    return Number((JSON.parse(reply) as { count?: string }).count ?? "0");
-  }
+  const keysOf = (machine: Machine) => testKeys((script) => bench.sh(machine, script));
+  const write = (machine: Machine, from: number, count: number) => keysOf(machine).write(from, count);
+  const written = (machine: Machine) => keysOf(machine).written();
 
   beforeAll(async () => {
     bench = await machineBench();
