@@ -43,4 +43,13 @@ describe("seeds that once broke a law", () => {
   ])("seed %i: %s", async (seed) => {
     expect(broken(await run(seed))).toBeUndefined();
   });
+
+  const restores: readonly Scenario[] = ["backup", "restore", "drill"];
+  it.each<[number, string]>([
+    [18, "a server that had joined and was lost does not stay a member of what is restored"],
+    [37, "a failed restore beside a living cluster leaves nothing that its card does not name"],
+    [53, "a restore from a survivor whose machine has died is refused, not gone on with"],
+  ])("seed %i of backups, restores and drills: %s", async (seed) => {
+    expect(broken(await run(seed, { scenarios: restores }))).toBeUndefined();
+  });
 });
