@@ -609,7 +609,26 @@ describeMachines("a load balancer of machines", () => {
         request.on("error", () => resolve("refused"));
       });
     expect(await until(10, ask, (text) => text !== "refused")).toBe("pong\n");
+    // One that says nothing, as a client that waits for its answer: it hears that the load balancer is gone.
+    let isOpen = true;
+    const held = connect(port, "127.0.0.1");
+    held.once("close", () => {
+      isOpen = false;
+    });
+    held.on("error", () => {});
+    await until(
+      10,
+      () => bench.sh(first, "ss --no-header --tcp state established '( sport = :8443 )' | wc -l"),
+      (connections) => Number(connections) >= 1,
+    );
     elb("DeleteLoadBalancer", { LoadBalancerArn: balancer.arn });
+    expect(
+      await until(
+        10,
+        () => isOpen,
+        (open) => !open,
+      ),
+    ).toBe(false);
     expect(await until(10, ask, (text) => text === "refused")).toBe("refused");
     expect(await bench.sh(first, `getent hosts ${balancer.dnsName} || echo unknown`)).toBe("unknown");
   });

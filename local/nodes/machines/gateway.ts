@@ -200,6 +200,8 @@ function followBalancers(previous: GatewayState): void {
     door.server.close();
     doors.delete(key);
   }
+  // Before its address goes, from which a client could not be told of the end any more.
+  endFlows(previous);
   for (const address of ownAddresses) {
     if (wantedAddresses.has(address)) continue;
     execFileSync("ip", ["address", "delete", `${address}/32`, "dev", "lo"]);
@@ -212,7 +214,6 @@ function followBalancers(previous: GatewayState): void {
     server.listen(port, address, 4096);
     doors.set(key, { server, balancer, address, port });
   }
-  endFlows(previous);
 }
 
 /** Ends the connections to targets that have drained or become unhealthy, where the target group says so, and all of a load balancer that is gone. */
