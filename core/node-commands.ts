@@ -193,10 +193,11 @@ export const nodeCommands = {
   },
   /**
    * Stops rke2-server with all that outlives it (etcd and the API server are static pods), so that no member of the old cluster votes or writes any more.
-   * What is on the disk stays as it is.
+   * What is on the disk stays as it is. A server that is of the cluster this restore makes already is left alone: a restore that was cut short knows of it
+   * too late, and without it the new cluster may have no majority.
    */
   "stop-server": {
-    parameters: z.strictObject({ pool: z.string() }),
+    parameters: z.strictObject({ pool: z.string(), restore: restoreId }),
     result: z.strictObject(succeeded),
     deadlineSeconds: 400,
     mode: "group",

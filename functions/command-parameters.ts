@@ -69,7 +69,7 @@ export async function commandParameters(
       return parameters.parse({ pool, snapshot, delivery: await clients.deliveries.list(record.uid, delivery, entries) });
     }
     case "stop-server":
-      return parameters.parse({ pool });
+      return parameters.parse({ pool, restore: restoreOf(record).id });
     case "restore-snapshot": {
       const { id, source, endpoint } = pool === drillRole ? await drillOf(step, clients) : restoreOf(record);
       return parameters.parse({

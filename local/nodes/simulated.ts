@@ -1051,9 +1051,10 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     return reply;
   }
 
-  async function stopServer(script: Script): Promise<Reply<"stop-server">> {
+  async function stopServer(script: Script, { restore }: NodeCommandParameters<"stop-server">): Promise<Reply<"stop-server">> {
     refuseOtherRole(script.node, "rke2-server");
-    await stopAll(script);
+    if (script.node.restores.has(restore)) script.log.push("it is of the cluster that this restore makes");
+    else await stopAll(script);
     return {};
   }
 
@@ -1862,7 +1863,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       case "upload-snapshot":
         return uploadSnapshot(script, parameters as NodeCommandParameters<"upload-snapshot">);
       case "stop-server":
-        return stopServer(script);
+        return stopServer(script, parameters as NodeCommandParameters<"stop-server">);
       case "restore-snapshot":
         return restoreSnapshot(script, parameters as NodeCommandParameters<"restore-snapshot">);
       case "rejoin-server":

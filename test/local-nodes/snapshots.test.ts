@@ -84,7 +84,7 @@ const rejoinParameters = (bench: SimulatedBench, caHash: string, through: Machin
 });
 const rejoin = (bench: SimulatedBench, machine: Machine, caHash: string, through: Machine) =>
   perform(bench, machine, "rejoin-server", rejoinParameters(bench, caHash, through));
-const stop = (bench: SimulatedBench, machine: Machine) => perform(bench, machine, "stop-server", { pool: "server" });
+const stop = (bench: SimulatedBench, machine: Machine) => perform(bench, machine, "stop-server", { pool: "server", restore: "restore-1" });
 const held = (bench: SimulatedBench) => bench.driver.clusters()[0]?.store as { readonly revision: number; readonly keys: number };
 const write = (bench: SimulatedBench, keys: number) => bench.driver.write?.(bench.driver.clusters()[0]?.id as string, keys);
 

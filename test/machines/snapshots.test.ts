@@ -96,7 +96,7 @@ describeMachines("snapshots and restores on machines", () => {
       joinAddress: through.address,
       endpoint,
     });
-  const stop = (machine: Machine) => run(machine, "stop-server", { pool: "server" });
+  const stop = (machine: Machine) => run(machine, "stop-server", { pool: "server", restore: "restore-1" });
   const restoreParameters = async (restore: string, body: Uint8Array | undefined): Promise<NodeCommandParameters<"restore-snapshot">> => ({
     mode: body === undefined ? "survivor" : "snapshot",
     pool: "server",

@@ -300,7 +300,7 @@ describe("sending a snapshot", () => {
 });
 
 describe("stopping a server", () => {
-  const stop = () => machine.run("stop-server", { pool: "server" });
+  const stop = (restore = "restore-1") => machine.run("stop-server", { pool: "server", restore });
   const acts = () => machine.calls().filter((call) => /killall|systemctl (stop|disable|start)/.test(call));
 
   it("ends the service with its containers, keeps it from starting at a boot, and leaves the data", () => {
@@ -316,6 +316,13 @@ describe("stopping a server", () => {
     machine.calls();
     expect(stop().result).toMatchObject({ ok: true, changed: false });
     expect(acts()).toEqual([]);
+  });
+
+  it.each(["reset", "removed"])("leaves a server alone that is of the restored cluster already, and only of that one (%s)", (note) => {
+    machine.write({ [`/var/lib/drover/restores/restore-1/${note}`]: "2026-01-05T02:00:00Z\n" });
+    expect(stop().result).toMatchObject({ ok: true, changed: false });
+    expect(acts()).toEqual([]);
+    expect(stop("restore-2").result).toMatchObject({ ok: true, changed: true });
   });
 
   it("ends the containers of a service that was only stopped: they still vote", () => {
