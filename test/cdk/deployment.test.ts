@@ -198,17 +198,19 @@ describe("permissions", () => {
 
   it("launch only instances with IMDSv2, Drover's tags and Drover's profile", () => {
     const launches = allowing("ec2:RunInstances");
-    expect([...new Set(launches.map(({ role }) => role))]).toEqual(["LaunchNodesFunctionRole"]);
+    const roles = [...new Set(launches.map(({ role }) => role))].sort();
+    expect(roles).toEqual(["LaunchDrillFunctionRole", "LaunchNodesFunctionRole"]);
     const tagged = { "aws:RequestTag/drover:cluster": "false", "aws:RequestTag/drover:uid": "false" };
-    expect(launches.find(({ resources }) => resources.some((resource) => resource.endsWith(":instance/*")))?.condition).toMatchObject({
-      Null: tagged,
-      StringEquals: { "ec2:MetadataHttpTokens": "required" },
-      ArnEquals: { "ec2:InstanceProfile": expect.anything() },
-    });
-    expect(launches.find(({ resources }) => resources.some((resource) => resource.endsWith(":volume/*")))?.condition).toEqual({
-      Null: tagged,
-      Bool: { "ec2:Encrypted": "true" },
-    });
+    for (const role of roles) {
+      const conditionOf = (end: string) =>
+        launches.find((each) => each.role === role && each.resources.some((resource) => resource.endsWith(end)))?.condition;
+      expect(conditionOf(":instance/*")).toMatchObject({
+        Null: tagged,
+        StringEquals: { "ec2:MetadataHttpTokens": "required" },
+        ArnEquals: { "ec2:InstanceProfile": expect.anything() },
+      });
+      expect(conditionOf(":volume/*")).toEqual({ Null: tagged, Bool: { "ec2:Encrypted": "true" } });
+    }
   });
   it.each([
     "ec2:TerminateInstances",
@@ -229,8 +231,11 @@ describe("permissions", () => {
     }
   });
   it("pass one role, to EC2", () => {
-    expect(allowing("iam:PassRole").map(({ resources, condition }) => [resources.map(nameOf), condition])).toEqual([
-      [["<NodeRole.Arn>"], { StringEquals: { "iam:PassedToService": "ec2.amazonaws.com" } }],
+    const passed = allowing("iam:PassRole").map(({ role, resources, condition }) => ({ role, resources: resources.map(nameOf), condition }));
+    const toEc2 = { resources: ["<NodeRole.Arn>"], condition: { StringEquals: { "iam:PassedToService": "ec2.amazonaws.com" } } };
+    expect(passed.sort((one, other) => one.role.localeCompare(other.role))).toEqual([
+      { role: "LaunchDrillFunctionRole", ...toEc2 },
+      { role: "LaunchNodesFunctionRole", ...toEc2 },
     ]);
   });
   it("send Drover's documents, to Drover's instances", () => {

@@ -37,9 +37,12 @@ const lostWrites = 200;
 class Account {
   readonly world: World;
   readonly laws: Laws;
+  /** A saved world remembers the requests of its past. */
+  readonly #past: string;
   #requests = 0;
 
   constructor(saved?: SavedWorld) {
+    this.#past = saved === undefined ? "first" : "later";
     this.world = World.boot({ assembly: "cdk.out", seed: 4, ...(saved === undefined ? {} : { saved }) });
     this.laws = watchLaws(this.world);
     // The laws know what they have seen: the record that was there before them is shown to them.
@@ -69,7 +72,11 @@ class Account {
 
   async ask<T>(method: string, path: string, body?: object): Promise<{ status: number; body: T }> {
     this.#requests++;
-    const answer = await this.world.request(method, path, body === undefined ? undefined : { requestId: `request-${this.#requests}`, ...body });
+    const answer = await this.world.request(
+      method,
+      path,
+      body === undefined ? undefined : { requestId: `${this.#past}-request-${this.#requests}`, ...body },
+    );
     return { status: answer.status, body: JSON.parse(answer.body) as T };
   }
 
