@@ -913,7 +913,8 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       throw refusal("ConfigInvalid", `${servers.join(" ")} is a server, not an agent. Nothing was removed`);
     }
     let removed = 0;
-    for (const name of servers) {
+    const isMember = (name: string) => cluster.members.some((member) => member.nodeName === name);
+    for (const name of servers.filter(isMember)) {
       checkMajority(cluster, name);
       await script.process.sleep(2 + script.random.next() * 4);
       if (!cluster.quorum) throw refusal("NotReady", `etcd has lost its majority: the member of ${name} cannot be removed`);

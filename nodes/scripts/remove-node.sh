@@ -109,7 +109,7 @@ delete_node_passwords() {
 main() {
   local pool='' nodes='' role=''
   local name
-  local -a names servers=() agents=()
+  local -a names servers=() former=() agents=()
   begin remove-node 270
   parameter pool '^[a-z]([a-z0-9-]*[a-z0-9])?$' 30
   parameter nodes '^[a-z][a-z0-9-]*[a-z0-9](,[a-z][a-z0-9-]*[a-z0-9])*$' 2600
@@ -126,16 +126,22 @@ main() {
   # A server that came no further than etcd has no label yet: its member tells.
   for name in "${names[@]}"; do
     member_of "$name"
-    if [[ -n $REPLY || ${control_plane[$name]:-} == true ]]; then
+    if [[ -n $REPLY ]]; then
       servers+=("$name")
+    elif [[ ${control_plane[$name]:-} == true ]]; then
+      former+=("$name")
     elif [[ -n ${control_plane[$name]:-} ]]; then
       agents+=("$name")
     else
       log "$name is not in the cluster"
     fi
   done
-  if [[ $role == agent && ${#servers[@]} -gt 0 ]]; then fail ConfigInvalid "${servers[*]} is a server, not an agent. Nothing was removed"; fi
+  if [[ $role == agent && $((${#servers[@]} + ${#former[@]})) -gt 0 ]]; then
+    fail ConfigInvalid "$(printf '%s ' "${servers[@]}" "${former[@]}")is a server, not an agent. Nothing was removed"
+  fi
   for name in "${servers[@]}"; do remove_server "$name"; done
+  # etcd has no member of these: a restore brought their Nodes back. They go together, for no majority depends on them.
+  agents+=("${former[@]}")
   if ((${#agents[@]} > 0)); then delete_nodes "${agents[@]}"; fi
   delete_node_passwords "${names[@]}"
   read_members || fail NotReady "The members of etcd cannot be read on $node_name"

@@ -182,6 +182,24 @@ describe("removing nodes", () => {
     expect(deletions().filter((call) => call.includes("delete node"))).toHaveLength(2);
   });
 
+  it("removes servers that a restore brought back together, whoever is healthy: they are no members", () => {
+    threeServers();
+    machine.say({
+      members: member("a1", `${self}-0a0b0c0d`),
+      nodes: [self, "server-i-00000002", "server-i-00000003"].map((name) => `${name}|True|True|true|${version}`).join("\n"),
+      unhealthy: "server-i-00000002\nserver-i-00000003",
+    });
+    expect(remove("server-i-00000002,server-i-00000003").result).toMatchObject({ ok: true, removed: 2, members: 1 });
+    expect(deletions().filter((call) => call.includes("delete node"))).toHaveLength(1);
+    expect(remove("server-i-00000002", "agent").result).toMatchObject({ ok: true, removed: 0 });
+    threeServers();
+    machine.say({ members: member("a1", `${self}-0a0b0c0d`) });
+    expect(remove("server-i-00000002", "agent")).toMatchObject({
+      status: 1,
+      result: { code: "ConfigInvalid", message: expect.stringContaining("server-i-00000002 is a server, not an agent") },
+    });
+  });
+
   it("removes agents together", () => {
     threeServers();
     expect(remove("workers-i-00000001,workers-i-00000002,workers-i-00000009", "agent").result).toMatchObject({ ok: true, removed: 2, members: 3 });
