@@ -99,7 +99,7 @@ export interface Sent {
 }
 
 /** Within so many seconds every operation of these tests has come to its end. */
-const operationLimitSeconds = 240;
+const operationLimitSeconds = 400;
 
 export class Account {
   readonly sent: Sent[] = [];
