@@ -82,6 +82,8 @@ interface NodeRecord {
   readonly password: string;
   /** Server: when the supervisor is free to admit the next agent. */
   admitsAtMs: number;
+  /** Agent: what `server:` was when its service started; what the file says since counts at the next start. */
+  startedWith: string | undefined;
   /** Snapshots saved here, by id; without content when it was sent. */
   readonly snapshots: Map<string, SavedSnapshot>;
   /** Restores that were made on this disk, and those after which it gave up its data; by the restore's id. */
@@ -184,6 +186,8 @@ const reconnectSeconds = 15;
 const reconnectTries = 60;
 /** `etcdctl` and `kubectl` answer, two or three questions long. */
 const askSeconds = 0.8;
+/** start-agent gives a running agent so long to become Ready before it starts it anew. */
+const reviveSeconds = 30;
 /** systemd starts a unit again so many seconds after it ended (RestartSec of RKE2's units); the scripts give up after so many times. */
 const restartSeconds = 5;
 const mostRestarts = 20;
@@ -344,6 +348,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       name: "",
       password: hash(`${seed} node password ${machine.instanceId}`).slice(0, 32),
       admitsAtMs: 0,
+      startedWith: undefined,
       era: 0,
       snapshots: new Map(),
       restores: new Map(),
@@ -817,18 +822,30 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     }
     placeConfiguration(script, arrived);
     if (place(node, paths.node, nodeText(node), "0600")) changed(script, `placed ${paths.node}`);
-    if (node.unitState !== "active" && place(node, paths.join, joinText(chooseServer(node, parameters.joins)), "0600"))
-      changed(script, `placed ${paths.join}`);
+    const unready = () =>
+      clusterOf(node)?.quorum === true && isNode(node) && node.era === clusterOf(node)?.era ? undefined : "the API does not know the node yet";
+    const { address, answers: isServed } = chooseServer(node, parameters.joins);
+    if (node.unitState === "active" && !(await holdsWithin(script, reviveSeconds, () => unready() === undefined)) && isServed) {
+      stopUnit(node);
+      changed(script, "stopped the agent, which finds none of the servers it knows");
+    }
+    if (node.unitState !== "active" && place(node, paths.join, joinText(address), "0600")) changed(script, `placed ${paths.join}`);
     checkConfiguration(node);
-    await startUnit(script, "rke2-agent", 840, () =>
-      clusterOf(node)?.quorum === true && isNode(node) ? undefined : "the API does not know the node yet",
-    );
+    await startUnit(script, "rke2-agent", 840, unready);
     if (place(node, paths.join, joinText(parameters.endpoint), "0600")) changed(script, `placed ${paths.join}`);
     return { version: node.installed as string };
   }
 
+  async function holdsWithin(script: Script, limitSeconds: number, holds: () => boolean): Promise<boolean> {
+    for (const ends = now() + limitSeconds * seconds; !holds(); ) {
+      if (now() >= ends) return false;
+      await script.process.sleep(3);
+    }
+    return true;
+  }
+
   /** The server named for this node, or another that is named and answers. */
-  function chooseServer(node: NodeRecord, joins: string): string {
+  function chooseServer(node: NodeRecord, joins: string): { readonly address: string; readonly answers: boolean } {
     const addresses = joinAddressesOf(node.machine.instanceId, joins);
     const [own] = addresses;
     if (own === undefined) throw wrongInput(`joins names no server for ${node.machine.instanceId}`);
@@ -836,7 +853,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       const server = resolve(address);
       return server !== undefined && serves(server);
     });
-    return answering ?? own;
+    return { address: answering ?? own, answers: answering !== undefined };
   }
 
   function refuseOtherRole(node: NodeRecord, unit: Unit): void {
@@ -1304,7 +1321,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
       const isServed = cluster.members.some((member) => known.has(member.address) && hasApi(state.nodes.get(member.instanceId) as NodeRecord));
       for (const node of stranded) {
         if (!node.alive || node.unitState !== "active" || !cluster.nodes.has(node.name)) continue;
-        const address = joinTarget(readConfig(node));
+        const address = node.startedWith;
         const server = isServed || address === undefined ? undefined : resolve(address);
         if (isServed || (server !== undefined && server.etcd === cluster.id && server.era === cluster.era && hasApi(server))) node.era = cluster.era;
       }
@@ -1660,6 +1677,7 @@ export function createSimulatedNodes(world: World, options: { readonly fetch?: M
     for (;;) {
       const cluster = await reach(node, process, own, address, token, "agent");
       if (cluster === undefined) return;
+      node.startedWith = address;
       const server = resolve(address) as NodeRecord;
       // Requests wait in line at the supervisor; it refuses those it cannot hold.
       const waiting = Math.ceil(Math.max(0, server.admitsAtMs - now()) / (admissionSeconds * seconds));

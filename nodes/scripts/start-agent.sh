@@ -5,7 +5,7 @@
 # Parameters  pool, delivery, joins, endpoint
 # Delivery    the token file
 # Changes     the token file, 20-drover-join.yaml; enables and starts rke2-agent
-# Again       safe: an agent that is Ready is left as it is
+# Again       safe: an agent that is Ready is left as it is; one that runs and is not, while a named server answers, is started anew against that one
 # Exit        0 Ready, 1 failed, 64 wrong input, 75 not yet (run again)
 
 set -o errexit -o nounset -o pipefail
@@ -38,7 +38,7 @@ check_token() {
 }
 
 # The server to join through into REPLY: the one named for this node; when that does not answer, another that is named. When none answers, its own: the
-# service asks it again and again, and its log says why it does not come.
+# service asks it again and again, and its log says why it does not come. Status 1 then.
 choose_server() {
   local -a entries servers
   local entry own='' server body
@@ -57,6 +57,22 @@ choose_server() {
     if [[ $body == pong ]]; then return; fi
   done
   REPLY="$own"
+  return 1
+}
+
+# A running agent knows the server it was started with and those it heard of since. After a restore onto new machines all of these may be gone, and the
+# restored cluster may not know its Node, which a kubelet makes when it starts and never again. Starting it anew helps both, and leaves its pods running; but
+# with no server to ask it would leave the machine without a kubelet.
+revive() {
+  if wait_for 30 "the running agent to be Ready" agent_is_ready; then return; fi
+  if ! choose_server "$1" "$2"; then
+    log "the agent is not Ready, and no server that is named answers: it is left as it is"
+    return
+  fi
+  log "the agent runs and $reason, while $REPLY answers: starting it anew"
+  place_join_file "$REPLY"
+  systemctl stop "$unit" || fail ServiceFailed "systemd refuses to stop $unit"
+  changed=true
 }
 
 main() {
@@ -76,9 +92,10 @@ main() {
   place_configuration
   place_node_file
   read_unit
-  # An agent that runs keeps what it was told: the join address matters to the first start alone.
-  if [[ $active_state != active ]]; then
-    choose_server "$joins" "$pool"
+  if [[ $active_state == active ]]; then
+    revive "$joins" "$pool"
+  else
+    choose_server "$joins" "$pool" || log "no server that is named answers yet"
     place_join_file "$REPLY"
   fi
   check_configuration

@@ -118,6 +118,46 @@ describe("starting an agent", () => {
     });
   });
 
+  describe("running already, and not Ready", () => {
+    const acts = () => machine.calls().filter((call) => /^systemctl (start|stop|restart)/.test(call));
+    /** All servers it knows are gone: only a start with another one helps. */
+    function isStranded(): void {
+      comesUp();
+      start();
+      machine.say({ nodes: "" });
+      machine.calls();
+      machine.script(
+        "on-start",
+        `cp "$DROVER_ROOT${joinFile}" "$WORLD/uploads/joined"; echo "active 0" >"$WORLD/units/rke2-agent"; echo "${node}|True|||${version}" >"$WORLD/nodes"`,
+      );
+      machine.script("on-sleep", "exit 0");
+    }
+
+    it("is started anew against the server that is named for it and answers", () => {
+      isStranded();
+      machine.say({ "ping-10.0.1.9": "pong" });
+      expect(start(undefined, `${instanceId}:10.0.1.9`).result).toMatchObject({ ok: true, changed: true });
+      expect(acts()).toEqual(["systemctl stop rke2-agent", "systemctl start --no-block rke2-agent"]);
+      expect(machine.uploaded("joined").toString()).toBe('server: "https://10.0.1.9:9345"\n');
+      expect(machine.read(joinFile)).toBe(`server: "https://${endpoint}:9345"\n`);
+    });
+
+    it("is left as it is while no server answers: its pods would lose their kubelet", () => {
+      isStranded();
+      machine.say({ hurry: "50" });
+      expect(start(undefined, `${instanceId}:10.0.1.9`)).toMatchObject({ status: 75, result: { code: "NotReady" } });
+      expect(acts()).toEqual([]);
+    });
+
+    it("is left as it is when it becomes Ready by itself soon enough", () => {
+      isStranded();
+      machine.say({ ping: "pong" });
+      machine.script("on-sleep", `echo "${node}|True|||${version}" >"$WORLD/nodes"`);
+      expect(start(undefined, `${instanceId}:10.0.1.9`).result).toMatchObject({ ok: true, changed: false });
+      expect(acts()).toEqual([]);
+    });
+  });
+
   it("asks as its own kubelet: an agent has no administrator's kubeconfig", () => {
     comesUp();
     start();
