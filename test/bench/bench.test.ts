@@ -219,12 +219,17 @@ describe("budgets", () => {
   it.each([
     [10, 60, 2],
     [100, 80, 3],
-  ])("a create of 3+%i takes at most %i state transitions, and %i percent of a history", async (agents, transitions, historyPercent) => {
-    const runs: CreateFigures[] = [];
-    for (const seed of [1, 2, 3, 4, 5]) runs.push(await createRun({ assembly: "cdk.out", servers: 3, agents, seed }));
-    expect(Math.max(...runs.map((run) => run.transitions))).toBeLessThanOrEqual(transitions);
-    expect(Math.max(...runs.map(({ largestHistory }) => (100 * largestHistory) / 25_000))).toBeLessThanOrEqual(historyPercent);
-  });
+  ])(
+    "a create of 3+%i takes %i state transitions at most in the middle run of five, a tenth more in the worst, and %i percent of a history",
+    async (agents, transitions, historyPercent) => {
+      const runs: CreateFigures[] = [];
+      for (const seed of [1, 2, 3, 4, 5]) runs.push(await createRun({ assembly: "cdk.out", servers: 3, agents, seed }));
+      const taken = runs.map((run) => run.transitions).sort((a, b) => a - b);
+      expect(taken[2]).toBeLessThanOrEqual(transitions);
+      expect(taken[4]).toBeLessThanOrEqual(1.1 * transitions);
+      expect(Math.max(...runs.map(({ largestHistory }) => (100 * largestHistory) / 25_000))).toBeLessThanOrEqual(historyPercent);
+    },
+  );
 });
 
 describe("a night", () => {
