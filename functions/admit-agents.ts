@@ -1,4 +1,4 @@
-/** State "Admit agents" of create-cluster: books a group's turn to join, at the rate at which RKE2 bears joins. */
+/** State "Admit agents" of start-agent-group: books a group's turn to join, at the rate at which RKE2 bears joins. */
 import { z } from "zod";
 import { type AdmissionBook, bookAdmission } from "../core/agent-admission.js";
 import { NotYet } from "../core/failures.js";
@@ -17,7 +17,9 @@ export const admitAgents: Task<z.output<typeof input>, { readonly state: StateSt
 ) => {
   await holdLease(state, step);
   const record = await readRecord(state, step.cluster);
-  if (record.bootstrap?.done === undefined || record.members.length === 0) {
+  // Until a restore has decided who makes the cluster anew, the record still tells of the servers of the time before.
+  const isOfBefore = record.restore !== undefined && record.bootstrap?.restore !== record.restore.id;
+  if (record.bootstrap?.done === undefined || record.members.length === 0 || isOfBefore) {
     throw new NotYet(`The first server of ${step.cluster} has not answered yet`, "Asking again shortly");
   }
   const group = await state.read<NodeGroup>(stateKeys.group(step.cluster, step.operation, step.group));

@@ -215,8 +215,17 @@ describe("restoring a cluster", () => {
     await account.world.runFor({ minutes: 3 });
     const { body } = await account.ask<ClusterStatus>("GET", "/clusters/prod");
     expect(body.quorum).toMatchObject({ kind: "cluster lost", command: "drover restore prod --snapshot latest" });
+    const old = account.record().members.map(({ address }) => address);
+    const joins: string[] = [];
+    account.world.onCall(({ operation, input }) => {
+      const { DocumentName, Parameters } = input as { DocumentName?: string; Parameters?: { joins?: string[] } };
+      if (operation === "SendCommand" && DocumentName?.startsWith("drover-start-agent-")) joins.push(...(Parameters?.joins ?? []));
+    });
     account.expectRestored(await restore(account));
     expect(account.servers("agent")).toEqual(agents);
+    // They are sent to servers of the restored cluster, not to those the record tells of until there are such.
+    expect(joins.length).toBeGreaterThan(0);
+    for (const address of old) expect(joins.join(",")).not.toMatch(new RegExp(`:${address.replaceAll(".", "[.]")}(,|$)`));
   });
 
   it("onto new nodes when no machine is left at all: the nodes of the snapshot's time are forgotten", async () => {
