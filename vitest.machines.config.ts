@@ -6,14 +6,15 @@ export default defineConfig({
   test: {
     include: ["test/machines/**/*.test.ts"],
     // Machines take real time: a boot is seconds, a create a minute or two.
-    testTimeout: 300_000,
-    hookTimeout: 300_000,
+    testTimeout: 480_000,
+    hookTimeout: 480_000,
     // Says in one line what is missing here and stops; makes the root that machines boot from.
     globalSetup: ["test/assembly.ts", "test/machines/requirements.ts"],
     env: { DROVER_TEST_MACHINES: "1" },
     reporters: ["default", "./test/closing-line.ts"],
     pool: "forks",
-    maxWorkers: 2,
+    // Machines mostly wait, for each other and for intervals that are RKE2's own.
+    maxWorkers: 4,
     sequence: { sequencer: LongestFirst },
   },
 });
