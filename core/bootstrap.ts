@@ -98,13 +98,19 @@ export function decideBootstrap(input: {
 /**
  * The server to ask about the first start: the decided one while it is online, else the lowest slot of those online that were launched since the last
  * cluster was abandoned. Undefined when there is none. Any choice is safe, because `decideBootstrap` answers it.
+ *
+ * A cluster that goes on from a survivor's data needs one that was a member, whatever its slot: the others hold nothing.
  */
 export function chooseFirstServer(online: readonly ObservedInstance[], record: ClusterRecord): ObservedInstance | undefined {
-  const decided = online.find((server) => server.instanceId === record.bootstrap?.instanceId && isAlive(server.state));
+  const { restore, bootstrap, members } = record;
+  const needsData = restore?.source.kind === "survivor" && bootstrap?.restore !== restore.id;
+  const able = online.filter(
+    (server) =>
+      server.role === "server" && isAlive(server.state) && (!needsData || members.some((member) => member.instanceId === server.instanceId)),
+  );
+  const decided = able.find((server) => server.instanceId === bootstrap?.instanceId);
   if (decided !== undefined) return decided;
-  return online
-    .filter((server) => server.role === "server" && isAlive(server.state) && isFresh(server, record))
-    .sort((a, b) => a.slot - b.slot || (a.instanceId < b.instanceId ? -1 : 1))[0];
+  return able.filter((server) => isFresh(server, record)).sort((a, b) => a.slot - b.slot || (a.instanceId < b.instanceId ? -1 : 1))[0];
 }
 
 /**

@@ -202,6 +202,15 @@ describe("choosing whom to ask", () => {
     expect(chooseFirstServer(online, record({ abandonedBootstraps }))?.instanceId).toBe("i-3");
     expect(chooseFirstServer([agent("i-8", 1)], record())).toBeUndefined();
   });
+  it("chooses a member, whatever its slot, where a cluster goes on from a survivor's data; until one is decided", () => {
+    const restore = { id: "restore-1", operation: "restore-1", begunAt: at(100), source: { kind: "survivor" as const } };
+    const members = [member("i-2", 2), member("i-3", 3)];
+    expect(chooseFirstServer(three, record({ restore, members }))?.instanceId).toBe("i-2");
+    expect(chooseFirstServer(three, record({ restore, members, bootstrap: answered("i-1", "10.0.0.1") }))?.instanceId).toBe("i-2");
+    expect(chooseFirstServer([server(1)], record({ restore, members }))).toBeUndefined();
+    const bootstrap = answered("i-1", "10.0.0.1", { restore: "restore-1" });
+    expect(chooseFirstServer(three, record({ restore, members: [], bootstrap }))?.instanceId).toBe("i-1");
+  });
 });
 
 /**

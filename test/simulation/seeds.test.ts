@@ -49,6 +49,7 @@ describe("seeds that once broke a law", () => {
     [18, "a server that had joined and was lost does not stay a member of what is restored"],
     [37, "a failed restore beside a living cluster leaves nothing that its card does not name"],
     [53, "a restore from a survivor whose machine has died is refused, not gone on with"],
+    [134, "a new server with a lower slot than the survivor's is not asked to go on from data that it does not have"],
   ])("seed %i of backups, restores and drills: %s", async (seed) => {
     expect(broken(await run(seed, { scenarios: restores }))).toBeUndefined();
   });
