@@ -1,4 +1,4 @@
-/** Tests on booted machines: `npm run test:machines`, as root on a Linux with the packages that `machineWorldSupport` names. */
+/** Tests on booted machines: `npm run test:machines`, and the long ones of `npm run test:restores`; as root on a Linux with the packages that `machineWorldSupport` names. */
 import { defineConfig } from "vitest/config";
 import LongestFirst from "./test/machines/order.js";
 
@@ -13,8 +13,7 @@ export default defineConfig({
     env: { DROVER_TEST_MACHINES: "1" },
     reporters: ["default", "./test/closing-line.ts"],
     pool: "forks",
-    // Machines mostly wait, for each other and for intervals that are RKE2's own.
-    maxWorkers: 4,
+    maxWorkers: 2,
     sequence: { sequencer: LongestFirst },
   },
 });
